@@ -1,0 +1,23 @@
+"""nnaccel's core: the IR, the passes, depth-first parallelism, plug-ins. Users call `optimize`."""
+
+from nnaccel_core.driver.optimize import optimize
+from nnaccel_core.errors import (
+    DeviceError,
+    GuardError,
+    InputError,
+    NnaccelError,
+    OutOfMemoryError,
+    PluginError,
+    ShapeError,
+    ToolchainError,
+    UnsupportedError,
+    VerifyError,
+)
+from nnaccel_core.options import Options
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "DeviceError", "GuardError", "InputError", "NnaccelError", "Options", "OutOfMemoryError", "PluginError", "ShapeError",
+    "ToolchainError", "UnsupportedError", "VerifyError", "__version__", "optimize",
+]  # fmt: skip

@@ -1,0 +1,272 @@
+"""What plug-ins implement: `Frontend`, `Backend`, `Bridge`, `Pass`; and what they get: `Machine`, `Session`."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from nnaccel_core.errors import UnsupportedError
+from nnaccel_core.ir import Env, Graph, Node, Program, TensorType
+from nnaccel_core.options import Options
+from nnaccel_core.plan import Plan
+from nnaccel_core.select.candidate import Candidate
+
+if TYPE_CHECKING:
+    from nnaccel_core.driver.session import Session
+    from nnaccel_core.loopir.printer import Printer
+
+#: Version of these classes' contract; a plug-in states the version it was written for.
+API = 0
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the cost model and the kernel generator know of a device.
+
+    Attributes:
+        kind: ``"x86"`` or ``"cuda"``; name: for people; isa: ``"avx2"``, ``"avx512"``, ``"sm_90"``.
+        cores: hardware threads or multiprocessors; simd_bytes: width of a vector register.
+        l1, l2, l3: bytes of data cache (per core; l3 whole); on GPUs l1 is shared memory.
+        flops: fp32 operations a second, all cores; bandwidth: bytes a second from memory.
+    """
+
+    kind: str
+    name: str
+    isa: str
+    cores: int
+    simd_bytes: int
+    l1: int
+    l2: int
+    l3: int
+    flops: float
+    bandwidth: float
+
+    def key(self) -> str:
+        """What of this machine affects generated code, for cache keys."""
+        return f"{self.kind}-{self.isa}-{self.simd_bytes}-{self.l1}-{self.l2}"
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What a compiled program is specific to.
+
+    Attributes:
+        inputs: types of the tensor inputs; dims are ints, or symbols where any size will do.
+        training: the module is in train mode; grad: gradients are needed.
+        extra: further hashable state of the framework that changes the program (autocast, flags).
+    """
+
+    inputs: tuple[TensorType, ...]
+    training: bool = False
+    grad: bool = False
+    extra: tuple[Any, ...] = ()
+
+
+@dataclass
+class Captured:
+    """What a frontend's capture returns.
+
+    Attributes:
+        program: segments over named values; ``program.inputs`` are the tensor arguments in order.
+        parameters: every graph parameter's name to a function that returns the live framework tensor.
+        reason: how it was captured and what was refused on the way, for explain().
+    """
+
+    program: Program
+    parameters: Mapping[str, Callable[[], Any]]
+    reason: str = ""
+
+
+class Bridge(abc.ABC):
+    """Memory of one framework on one device kind. Methods take and return the framework's own tensors."""
+
+    api: ClassVar[int] = API
+    framework: ClassVar[str]
+    device: ClassVar[str]
+
+    @abc.abstractmethod
+    def type_of(self, tensor: Any) -> TensorType | None:
+        """The tensor's type with its layout; None when it is not dense in any layout (then `dense` is called)."""
+
+    @abc.abstractmethod
+    def dense(self, tensor: Any) -> Any:
+        """A dense copy of ``tensor`` in row-major layout."""
+
+    @abc.abstractmethod
+    def address(self, tensor: Any) -> int:
+        """Address of the first element. The caller keeps ``tensor`` alive."""
+
+    @abc.abstractmethod
+    def allocate(self, type: TensorType) -> Any:
+        """An uninitialized tensor of the framework, of static ``type``, from the framework's own allocator."""
+
+    def numpy(self, tensor: Any) -> np.ndarray[Any, Any]:
+        """The tensor's values in logical axis order: a view where the memory is the host's, else a copy."""
+        return np.from_dlpack(tensor)
+
+    @abc.abstractmethod
+    def copy(self, target: Any, source: Any) -> None:
+        """Write ``source`` over ``target`` (same shape and dtype) the way the framework's own assignment would."""
+
+    def threads(self) -> int:
+        """How many CPU threads the framework would use now."""
+        return 1
+
+    def stream(self) -> int:
+        """The framework's current stream (0 on CPUs)."""
+        return 0
+
+    def touched(self, tensor: Any) -> None:  # noqa: B027 - optional
+        """Tell the framework that we wrote ``tensor``."""
+
+
+class Executable(abc.ABC):
+    """A built plan. Safe to run from several threads at once."""
+
+    @abc.abstractmethod
+    def run(self, inputs: Sequence[int], prepared: Sequence[int], outputs: Sequence[int], threads: int, stream: int) -> Any:
+        """Run on memory at these addresses; returns the `Saved` object of a training forward, else None.
+
+        Raises:
+            OutOfMemoryError: the arena could not be allocated.
+        """
+
+    def profile(self) -> Sequence[tuple[str, float]]:
+        """``(origin, seconds)`` of each step in the last profiled run; empty when the backend has no timers."""
+        return ()
+
+
+class Memory(abc.ABC):
+    """Device memory owned by nnaccel (prepared parameters)."""
+
+    address: int
+    nbytes: int
+
+    @abc.abstractmethod
+    def numpy(self, type: TensorType) -> np.ndarray[Any, Any]:
+        """A host view (CPU) or copy of the memory as ``type``, in logical axis order."""
+
+
+class Backend(abc.ABC):
+    """A device kind. Instances are cheap; one per process and device.
+
+    Every op has a loop nest, a decomposition or a host reference: a backend whose `candidates` returns nothing
+    is complete as long as it builds `KernelStep` and `HostStep`.
+    """
+
+    api: ClassVar[int] = API
+    name: ClassVar[str]
+    #: device strings it answers to, without index: ``("cpu",)``
+    devices: ClassVar[tuple[str, ...]]
+
+    @classmethod
+    @abc.abstractmethod
+    def probe(cls) -> Machine | None:
+        """The machine, or None when this device is absent here. Cheap: no compiler runs."""
+
+    @classmethod
+    def diagnose(cls) -> Sequence[Diagnosis]:
+        """What `nnaccel doctor` prints for this backend."""
+        return ()
+
+    def __init__(self, machine: Machine, device: str) -> None:
+        self.machine = machine
+        self.device = device
+
+    def candidates(self, graph: Graph, env: Env, options: Options) -> Sequence[Candidate]:
+        """Library implementations for sets of nodes of ``graph`` at the sizes in ``env``."""
+        return ()
+
+    def pack_candidate(self, node: Node) -> Candidate:
+        """How to run op ``pack`` for a `Pack` that this backend asked for.
+
+        Raises:
+            UnsupportedError: the key is not this backend's.
+        """
+        raise UnsupportedError(f"backend {self.name!r} packs nothing, but was given {node.where()}")
+
+    @abc.abstractmethod
+    def printer(self) -> Printer:
+        """The printer of generated kernels."""
+
+    @abc.abstractmethod
+    def build(self, plan: Plan, options: Options) -> Executable:
+        """Compile and load ``plan``.
+
+        Raises:
+            ToolchainError: the compiler failed or is missing.
+        """
+
+    @abc.abstractmethod
+    def memory(self, nbytes: int) -> Memory:
+        """Device memory, 64-byte aligned.
+
+        Raises:
+            OutOfMemoryError: there is not enough.
+        """
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """One line of `nnaccel doctor`. ``fix`` is the command that mends it when not ``ok``.
+
+    ``mend``, where given, does so for `nnaccel doctor --fix`; it gets a function to report each step to.
+    """
+
+    what: str
+    ok: bool
+    detail: str
+    fix: str = ""
+    mend: Callable[[Callable[[str], None]], object] | None = None
+
+
+class Frontend(abc.ABC):
+    """A framework. `wrap` returns the user-facing object; it calls ``session`` methods at run time."""
+
+    api: ClassVar[int] = API
+    name: ClassVar[str]
+
+    @classmethod
+    @abc.abstractmethod
+    def accepts(cls, model: Any) -> bool:
+        """Whether ``model`` is this framework's. Must not import the framework when it is not loaded."""
+
+    @classmethod
+    @abc.abstractmethod
+    def default_device(cls, model: Any) -> str:
+        """The device string of the model's parameters ("cpu", "cuda:0")."""
+
+    @abc.abstractmethod
+    def capture(self, model: Any, call: Any) -> Captured:
+        """Import ``model`` for the arguments ``call`` (a frontend-defined record of one call).
+
+        Raises:
+            UnsupportedError: neither way of capture works; carries every refusal's reason.
+        """
+
+    @abc.abstractmethod
+    def wrap(self, model: Any, session: Session) -> Any:
+        """The optimized object, of the same framework."""
+
+    @classmethod
+    def diagnose(cls) -> Sequence[Diagnosis]:
+        """What `nnaccel doctor` prints for this frontend."""
+        return ()
+
+
+@dataclass(frozen=True)
+class Pass:
+    """A named pure function, placed by stage and by other passes' names.
+
+    Stages: ``"graph"``: ``Graph -> Graph``; ``"loop"``: ``Kernel -> Kernel``.
+    """
+
+    name: str
+    run: Callable[[Any], Any]
+    stage: str = "graph"
+    before: tuple[str, ...] = field(default=())
+    after: tuple[str, ...] = field(default=())

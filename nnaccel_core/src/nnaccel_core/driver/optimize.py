@@ -1,0 +1,65 @@
+"""The one line: ``fast = nnaccel.optimize(net, device="cpu")``."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from nnaccel_core import debug
+from nnaccel_core.api import Backend
+from nnaccel_core.driver.session import Session
+from nnaccel_core.errors import NnaccelError
+from nnaccel_core.hooks import manager
+from nnaccel_core.options import Options
+
+_backends: dict[str, Backend] = {}
+_lock = threading.Lock()
+
+
+def backend_for(device: str) -> Backend:
+    """The process's backend object for ``device``.
+
+    Raises:
+        DeviceError: no backend knows the device, or it is absent here.
+    """
+    cls, name = manager.backend_for(device)
+    with _lock:
+        found = _backends.get(name)
+        if found is None or type(found) is not cls:
+            machine = cls.probe()
+            if machine is None:
+                raise NnaccelError(f"device {name!r} disappeared while it was being opened")
+            found = _backends[name] = cls(machine, name)
+        return found
+
+
+def optimize(
+    model: Any,
+    device: str | None = None,
+    *,
+    dfp: bool = True,
+    numerics: str = "fast",
+    libraries: bool = True,
+) -> Any:
+    """An object of the same framework that behaves as ``model`` does, only faster.
+
+    Nothing is compiled here: that happens at the first call, for the shapes it brings.
+
+    Args:
+        model: a network of an installed frontend's framework.
+        device: where to run (``"cpu"``); None means where the network's parameters are.
+        dfp: False runs each layer of a depth-first group as a kernel of its own.
+        numerics: ``"fast"`` or ``"strict"`` (no reordering beyond what the framework itself does).
+        libraries: False uses generated kernels only.
+
+    Raises:
+        PluginError: no frontend accepts ``model``; DeviceError: no backend for ``device``.
+    """
+    options = Options(dfp=dfp, numerics=numerics, libraries=libraries)
+    manager.load_ops()
+    frontend = manager.frontend_for(model)
+    chosen = device if device is not None else type(frontend).default_device(model)
+    backend = backend_for(chosen)
+    bridge = manager.bridge_for(type(frontend).name, backend.device)
+    debug.log(debug.PLUGINS, f"{type(model).__name__}: frontend {frontend.name}, backend {backend.name} on {backend.device}")
+    return frontend.wrap(model, Session(backend, bridge, options))

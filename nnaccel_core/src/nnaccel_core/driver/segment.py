@@ -1,0 +1,219 @@
+"""One segment from graph to executables: passes once, then a plan per binding of its symbols."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from nnaccel_core import debug, dfp
+from nnaccel_core.api import Backend, Bridge, Executable, Memory, Pass
+from nnaccel_core.errors import GuardError
+from nnaccel_core.hooks import manager
+from nnaccel_core.ir import Env, Graph, Node, TensorType, Value, evaluate
+from nnaccel_core.ir.verify import verify
+from nnaccel_core.ops.registry import infer, lookup
+from nnaccel_core.options import Options
+from nnaccel_core.passes.layout import assign_layouts, materialize_outputs
+from nnaccel_core.passes.pipeline import GRAPH_PASSES, run_passes
+from nnaccel_core.passes.prepare import split_prepare
+from nnaccel_core.place import Placed, PreparedKey, place
+from nnaccel_core.plan import BufferRef, LibraryStep, Plan
+from nnaccel_core.select.candidate import Pack
+from nnaccel_core.select.cover import Selection, select
+
+#: Results of ``prepare`` nodes up to this many bytes are kept while the others are computed.
+KEEP_BYTES = 1 << 16
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Addresses of a plan's prepared memory, and what keeps it alive."""
+
+    generation: int
+    addresses: tuple[int, ...]
+    owners: tuple[Any, ...]
+
+
+@dataclass
+class Built:
+    """An executable for one binding of the symbols."""
+
+    env: Env
+    selection: Selection
+    placed: Placed
+    executable: Executable
+    output_types: tuple[TensorType, ...]
+    prepared: Prepared | None = None
+
+
+class CompiledSegment:
+    """A segment, optimized for one backend. Thread-safe."""
+
+    def __init__(
+        self, graph: Graph, backend: Backend, bridge: Bridge, options: Options, parameters: Mapping[str, Callable[[], Any]]
+    ) -> None:
+        self.backend = backend
+        self.bridge = bridge
+        self.options = options
+        self.parameters = parameters
+        self.source = graph
+        started = time.perf_counter()
+        layouts = [v.type.layout for v in graph.outputs]
+        passes = manager.passes("graph", backend.device, own=[Pass(name, run) for name, run in GRAPH_PASSES])
+        optimized = run_passes(graph, [(p.name, p.run) for p in passes], self._observe)
+        laid_out = verify(assign_layouts(optimized, layouts), infer, "assign_layouts")
+        self._observe("assign_layouts", optimized, laid_out)
+        finished = verify(materialize_outputs(laid_out), infer, "materialize_outputs")
+        self._observe("materialize_outputs", laid_out, finished)
+        split = split_prepare(finished)
+        self.prepare = verify(split.prepare, infer, "split_prepare")
+        self.main = verify(split.main, infer, "split_prepare")
+        debug.dump("graph", f"{graph.name}.main", lambda: str(self.main))
+        debug.dump("graph", f"{graph.name}.prepare", lambda: str(self.prepare))
+        debug.log(debug.TIMES, f"{graph.name}: graph passes took {time.perf_counter() - started:.3f} s")
+        self._producers = self.prepare.producers()
+        self._built: dict[tuple[tuple[str, int], ...], Built] = {}
+        self._memory: dict[PreparedKey, tuple[int, Any]] = {}
+        self._generation = 0
+        self._lock = threading.RLock()
+
+    @staticmethod
+    def _observe(name: str, before: Graph, after: Graph) -> None:
+        if debug.enabled(debug.GRAPHS):
+            debug.dump_pass(name, str(before), str(after))
+
+    def built(self, env: Env) -> Built:
+        """The executable for the sizes in ``env``, with prepared memory ready.
+
+        Raises:
+            GuardError: the sizes contradict what capture assumed.
+        """
+        key = tuple(sorted(env.items()))
+        found = self._built.get(key)
+        if found is None:
+            with self._lock:
+                found = self._built.get(key)
+                if found is None:
+                    found = self._build(dict(env))
+                    self._built[key] = found
+        if found.prepared is None or found.prepared.generation != self._generation:
+            with self._lock:
+                found.prepared = self._prepare(found.placed)
+        return found
+
+    def refresh(self) -> None:
+        """Parameters changed: everything derived from them is computed again before the next run."""
+        with self._lock:
+            self._generation += 1
+            self._memory = {}
+
+    def _build(self, env: Env) -> Built:
+        for a, b in self.source.guards:
+            if evaluate(a, env) != evaluate(b, env):
+                raise GuardError(
+                    f"{self.source.name}: captured under the assumption {a} == {b}, which does not hold for {dict(env)}"
+                )
+        started = time.perf_counter()
+        machine = self.backend.machine
+        candidates = list(dfp.propose(self.main, env, machine, self.options, self.backend.printer().name))
+        if self.options.libraries:
+            candidates += self.backend.candidates(self.main, env, self.options)
+        selection = select(self.main, candidates)
+        debug.dump("select", self.source.name, lambda: format_selection(selection))
+        placed = place(self.main, selection, env)
+        planned = time.perf_counter()
+        executable = self.backend.build(placed.plan, self.options)
+        built = time.perf_counter()
+        debug.log(
+            debug.TIMES,
+            lambda: (
+                f"{self.source.name} {dict(env)}: planned in {planned - started:.3f} s, built in {built - planned:.3f} s, "
+                f"{len(placed.plan.steps)} steps, arena {placed.plan.arena / 2**20:.1f} MiB"
+            ),
+        )
+        return Built(env, selection, placed, executable, placed.plan.outputs)
+
+    # --- prepared memory ---------------------------------------------------------------------------------------
+
+    def _prepare(self, placed: Placed) -> Prepared:
+        generation = self._generation
+        memo: dict[Value, np.ndarray[Any, Any]] = {}
+        pairs = []
+        for v, pack in placed.prepared:
+            key: PreparedKey = (v, pack.key if pack else None)
+            if key not in self._memory:
+                self._memory[key] = self._derive(v, pack, memo)
+            pairs.append(self._memory[key])
+        return Prepared(generation, tuple(a for a, _ in pairs), tuple(o for _, o in pairs))
+
+    def _derive(self, v: Value, pack: Pack | None, memo: dict[Value, np.ndarray[Any, Any]]) -> tuple[int, Any]:
+        """Address and owner of ``v``, packed if asked: the framework's own memory where that is all it takes."""
+        if v not in self._producers and pack is None:
+            tensor = self.parameters[v.name]()
+            found = self.bridge.type_of(tensor)
+            if found is not None and found.same_memory(v.type.layout):
+                return self.bridge.address(tensor), tensor
+        array = self._evaluate(v, memo)
+        static = TensorType(array.shape, v.dtype, v.type.layout)
+        if pack is None:
+            memory = self.backend.memory(max(1, evaluate(static.nbytes, {})))
+            memory.numpy(static)[...] = array
+            return memory.address, memory
+        source = self.backend.memory(max(1, evaluate(static.nbytes, {})))
+        source.numpy(static)[...] = array
+        packed = self.backend.memory(max(1, pack.nbytes))
+        node = Node(
+            "pack",
+            (v,),
+            (Value(TensorType((pack.nbytes,), "uint8"), "packed"),),
+            {"key": pack.key, "nbytes": pack.nbytes},
+            "prepare",
+        )
+        candidate = self.backend.pack_candidate(node)
+        step = LibraryStep(
+            candidate, (BufferRef("input", 0, 0, static),), (BufferRef("output", 0, 0, node.output.type),), None, v.name
+        )
+        plan = Plan("pack", (step,), (static,), (), (node.output.type,))
+        self.backend.build(plan, self.options).run(
+            (source.address,), (), (packed.address,), self.bridge.threads(), self.bridge.stream()
+        )
+        return packed.address, packed
+
+    def _evaluate(self, v: Value, memo: dict[Value, np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
+        """The value of a node of ``prepare``, by the operators' references."""
+        if v in memo:
+            return memo[v]
+        node = self._producers.get(v)
+        if node is None:
+            return self.bridge.numpy(self.parameters[v.name]())
+        results = lookup(node.op).ref([self._evaluate(x, memo) for x in node.inputs], node.attrs)
+        for out, array in zip(node.outputs, results, strict=True):
+            if array.nbytes <= KEEP_BYTES:
+                memo[out] = array
+        return results[node.outputs.index(v)]
+
+    def prepared_bytes(self) -> int:
+        """Bytes of derived and packed parameters held beside the framework's own."""
+        return sum(owner.nbytes for _, owner in self._memory.values() if isinstance(owner, Memory))
+
+
+def format_selection(selection: Selection) -> str:
+    """Chosen units with their estimates, then what was refused and why."""
+    lines = []
+    for u in selection.units:
+        if u.candidate is not None:
+            ops = "+".join(n.op for n in u.nodes)
+            lines.append(
+                f"{u.candidate.seconds * 1e6:9.1f} us  {u.origin:40s} {ops:40s} {u.candidate.proposer}: {u.candidate.reason}"
+            )
+        elif not u.is_view:
+            lines.append(f"     host     {u.origin:40s} {u.nodes[0].op}")
+    lines.append(f"{selection.seconds() * 1e6:9.1f} us  in all (estimated)")
+    for c, why in selection.rejected:
+        lines.append(f"refused: {'+'.join(n.op for n in c.nodes)} at {c.nodes[0].where()} ({c.proposer}: {c.reason}): {why}")
+    return "\n".join(lines)

@@ -1,0 +1,196 @@
+"""What a wrapped network runs on: a session compiles programs per signature and runs them on framework tensors."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+from nnaccel_core.api import Backend, Bridge, Captured, Signature
+from nnaccel_core.driver.segment import Built, CompiledSegment
+from nnaccel_core.errors import InputError
+from nnaccel_core.ir import Foreign, If, Loop, Program, Segment
+from nnaccel_core.ir.types import TensorType, common_env
+from nnaccel_core.options import Options
+
+
+class Compiled:
+    """A captured program, compiled segment by segment. Safe to call from several threads."""
+
+    def __init__(self, captured: Captured, backend: Backend, bridge: Bridge, options: Options) -> None:
+        self.captured = captured
+        self.bridge = bridge
+        self.backend = backend
+        program = captured.program
+        self.segments: dict[int, CompiledSegment] = {
+            id(s): CompiledSegment(s.graph, backend, bridge, options, captured.parameters) for s in program.segments()
+        }
+        self._single = self._whole(program)
+        self._symbol_sites: dict[int, tuple[tuple[str, int, int], ...]] = {
+            id(s): symbol_sites([v.type for v in s.graph.inputs]) for s in program.segments()
+        }
+        self._hot: dict[tuple[int, ...], Built] = {}
+
+    @staticmethod
+    def _whole(program: Program) -> Segment | None:
+        """The only segment, when it is the whole program."""
+        if len(program.parts) == 1 and isinstance(program.parts[0], Segment) and not program.aliases:
+            part = program.parts[0]
+            if part.inputs == program.inputs and part.outputs == program.outputs:
+                return part
+        return None
+
+    def __call__(self, tensors: Sequence[Any]) -> list[Any]:
+        """Run on framework tensors in ``program.inputs`` order; returns new tensors of the framework.
+
+        Raises:
+            InputError: shapes that do not fit; GuardError: sizes that contradict capture.
+        """
+        if self._single is not None:
+            return self._run_segment(self._single, tensors)
+        program = self.captured.program
+        if len(tensors) != len(program.inputs):
+            raise InputError(f"the network takes {len(program.inputs)} tensors, got {len(tensors)}")
+        env = dict(zip(program.inputs, tensors, strict=True))
+        self._run_parts(program, env)
+        return [env[name] for name in program.outputs]
+
+    def _run_parts(self, program: Program, env: dict[str, Any]) -> None:
+        for part in program.parts:
+            if isinstance(part, Segment):
+                outputs: Sequence[Any] = self._run_segment(part, [env[n] for n in part.inputs])
+                env.update(zip(part.outputs, outputs, strict=True))
+            elif isinstance(part, Foreign):
+                env.update(zip(part.outputs, part.call(*(env[n] for n in part.inputs)), strict=True))
+            elif isinstance(part, If):
+                branch = part.then if bool(env[part.condition]) else part.other
+                inner = {n: env[n] for n in branch.inputs}
+                self._run_parts(branch, inner)
+                env.update((n, inner[n]) for n in branch.outputs)
+            else:
+                self._run_loop(part, env)
+
+    def _run_loop(self, loop: Loop, env: dict[str, Any]) -> None:
+        trips = int(env[loop.trip_count]) if loop.trip_count is not None else None
+        done = 0
+        while (trips is None or done < trips) and (loop.condition is None or bool(env[loop.condition])):
+            inner = {n: env[n] for n in loop.body.inputs}
+            self._run_parts(loop.body, inner)
+            env.update((before, inner[after]) for before, after in loop.carried)
+            done += 1
+
+    def _run_segment(self, part: Segment, tensors: Sequence[Any]) -> list[Any]:
+        bridge = self.bridge
+        sites = self._symbol_sites[id(part)]
+        hot = (id(part), *[tensors[i].shape[a] for _, i, a in sites])
+        built = self._hot.get(hot)
+        segment = self.segments[id(part)]
+        if built is None:
+            env: dict[str, int] = {}
+            for i, (v, t) in enumerate(zip(part.graph.inputs, tensors, strict=True)):
+                if not common_env(v.shape, tuple(t.shape), env):
+                    raise InputError(f"input {i} (%{v.name}) has shape {list(t.shape)}; the network was compiled for {v.type}")
+            built = segment.built(env)
+            if len(self._hot) > 256:  # sizes come and go: forget the shortcuts, keep what is built
+                self._hot = {}
+            self._hot[hot] = built
+        prepared = built.prepared
+        if prepared is None or prepared.generation != segment._generation:
+            built = segment.built(built.env)
+            prepared = built.prepared
+            assert prepared is not None
+        address = bridge.address
+        results = [bridge.allocate(t) for t in built.output_types]
+        built.executable.run(
+            [address(t) for t in tensors], prepared.addresses, [address(t) for t in results], bridge.threads(), bridge.stream()
+        )
+        updates = part.graph.updates
+        if updates:
+            n = len(part.graph.outputs)
+            for u, value in zip(updates, results[n:], strict=True):
+                if u.target in part.graph.inputs:
+                    bridge.copy(tensors[part.graph.inputs.index(u.target)], value)
+                else:
+                    bridge.copy(self.captured.parameters[u.target.name](), value)
+            del results[n:]
+        return results
+
+    def matches(self, tensors: Sequence[Any]) -> bool:
+        """Whether shapes, dtypes and layouts of ``tensors`` are what this program was compiled for."""
+        program = self.captured.program
+        wanted: dict[str, TensorType] = {}
+        for part in program.parts:
+            if isinstance(part, Segment):
+                for name, v in zip(part.inputs, part.graph.inputs, strict=True):
+                    wanted.setdefault(name, v.type)
+        env: dict[str, int] = {}
+        for name, t in zip(program.inputs, tensors, strict=True):
+            expected = wanted.get(name)
+            if expected is None:
+                continue
+            found = self.bridge.type_of(t)
+            if found is None or found.dtype != expected.dtype or not found.same_memory(expected.layout):
+                return False
+            if not common_env(expected.shape, tuple(t.shape), env):
+                return False
+        return True
+
+    def refresh(self) -> None:
+        """Parameters changed: drop everything derived from them."""
+        for segment in self.segments.values():
+            segment.refresh()
+
+    def prepared_bytes(self) -> int:
+        """Bytes of derived and packed parameters held beside the framework's own."""
+        return sum(s.prepared_bytes() for s in self.segments.values())
+
+
+def symbol_sites(types: Sequence[TensorType]) -> tuple[tuple[str, int, int], ...]:
+    """``(symbol, input, axis)``: where each symbol's value is read at a call."""
+    found: dict[str, tuple[str, int, int]] = {}
+    for i, t in enumerate(types):
+        for a, d in enumerate(t.shape):
+            if not isinstance(d, int) and d.op == "sym":
+                found.setdefault(str(d.args[0]), (str(d.args[0]), i, a))
+    return tuple(found.values())
+
+
+class Session:
+    """One optimized network on one device: its compiled programs by key."""
+
+    def __init__(self, backend: Backend, bridge: Bridge, options: Options) -> None:
+        self.backend = backend
+        self.bridge = bridge
+        self.options = options
+        self.device = backend.device
+        self._programs: dict[Hashable, Compiled] = {}
+        self._lock = threading.RLock()
+
+    def compiled(self, key: Hashable, signature: Signature, capture: Callable[[], Captured]) -> Compiled:
+        """The program for ``key``; ``capture`` is called on the first use of a key, by one thread only.
+
+        The caller chooses ``key`` so that it separates whatever would change the program; ``signature`` says what
+        was asked for, for messages and explain().
+        """
+        found = self._programs.get(key)
+        if found is None:
+            with self._lock:
+                found = self._programs.get(key)
+                if found is None:
+                    found = Compiled(capture(), self.backend, self.bridge, self.options)
+                    self._programs[key] = found
+        return found
+
+    def programs(self) -> dict[Hashable, Compiled]:
+        """All programs compiled so far."""
+        return dict(self._programs)
+
+    def forget(self) -> None:
+        """Drop all programs: the network itself changed."""
+        with self._lock:
+            self._programs = {}
+
+    def refresh(self) -> None:
+        """Parameters changed: drop everything derived from them."""
+        for compiled in self.programs().values():
+            compiled.refresh()

@@ -1,0 +1,28 @@
+"""Options of `optimize`, shared by all stages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a network is optimized.
+
+    Attributes:
+        dfp: False runs every layer of a depth-first group as a kernel of its own, to measure what DFP gains.
+        numerics: ``"fast"`` may reorder sums and use Winograd; ``"strict"`` may not.
+        autotune: choose between candidates by measurement.
+        verify: compare the first calls with the framework's own result.
+        libraries: False forbids vendor libraries, so that every op runs on generated kernels.
+    """
+
+    dfp: bool = True
+    numerics: str = "fast"
+    autotune: bool = False
+    verify: bool = False
+    libraries: bool = True
+
+    def __post_init__(self) -> None:
+        if self.numerics not in ("fast", "strict"):
+            raise ValueError(f"numerics must be 'fast' or 'strict', not {self.numerics!r}")

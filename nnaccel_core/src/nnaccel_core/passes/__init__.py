@@ -1,0 +1,1 @@
+"""Graph passes: pure named functions ``Graph -> Graph``."""

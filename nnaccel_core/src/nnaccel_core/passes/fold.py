@@ -1,0 +1,118 @@
+"""Fold per-channel affine operations into the convolutions and products before them."""
+
+from __future__ import annotations
+
+from nnaccel_core.ir import Graph, Node, Rewriter, Value
+from nnaccel_core.ops.reduce import batch_norm_affine
+from nnaccel_core.ops.registry import lookup, rewriter
+
+
+def parameter_values(graph: Graph) -> set[Value]:
+    """Parameters, constants and everything computed from these alone."""
+    known: set[Value] = set(graph.params)
+    for node in graph.nodes:
+        if all(v in known for v in node.inputs):
+            known.update(node.outputs)
+    return known
+
+
+def _scaled(r: Rewriter, producer: Node, factor: Value, shift: Value, fixed: set[Value], origin: str) -> Value | None:
+    """``producer``'s result times ``factor`` plus ``shift`` per channel, as one layer; None when it cannot take them."""
+    weight = producer.inputs[1]
+    if weight not in fixed:
+        return None
+    if producer.op == "conv":
+        shape = (weight.shape[0], *([1] * (weight.type.rank - 1)))
+    elif producer.op == "matmul" and producer.attrs.get("transpose_b", False) and weight.type.rank == 2:
+        shape = (weight.shape[0], 1)
+    else:
+        return None
+    column = r.add("reshape", [factor], {"shape": shape}, origin=origin)
+    new_weight = r.add("mul", [weight, column], origin=origin, name=f"{weight.name}_folded")
+    bias = shift
+    if len(producer.inputs) == 3:
+        bias = r.add("add", [r.add("mul", [producer.inputs[2], factor], origin=origin), shift], origin=origin)
+    return r.add(producer.op, [producer.inputs[0], new_weight, bias], producer.attrs, origin=producer.origin, name="folded")
+
+
+def fold_batch_norm(graph: Graph) -> Graph:
+    """conv -> batch_norm becomes conv with scaled weights (Jacob et al. 2017, section 3.2); likewise matmul.
+
+    The scaled weights depend on parameters only, so they end up in ``prepare``.
+    """
+    r = rewriter(graph)
+    fixed = parameter_values(graph)
+    uses = graph.uses()
+    results = set(graph.results())
+    made: dict[Value, Node] = {}
+    for node in graph.nodes:
+        if node.op == "batch_norm" and all(v in fixed for v in node.inputs[1:]):
+            x = r.get(node.inputs[0])
+            producer = made.get(x)
+            if producer is not None and len(uses[node.inputs[0]]) == 1 and node.inputs[0] not in results:
+                mark = len(r.nodes)
+                factor, shift = batch_norm_affine(r, node, [r.get(v) for v in node.inputs])
+                new = _scaled(r, producer, factor, shift, fixed | set(r.map.values()), node.origin)
+                if new is not None:
+                    r.alias(node.output, new)
+                    made[new] = r.nodes[-1]
+                    continue
+                del r.nodes[mark:]
+        made_node = r.emit(node)
+        if node.op in ("conv", "matmul"):
+            made[made_node.output] = made_node
+    return r.finish()
+
+
+def fold_bias(graph: Graph) -> Graph:
+    """conv -> add of a per-channel parameter becomes the convolution's bias; likewise matmul and its last axis."""
+    r = rewriter(graph)
+    fixed = parameter_values(graph)
+    uses = graph.uses()
+    results = set(graph.results())
+    made: dict[Value, Node] = {}
+    for node in graph.nodes:
+        if node.op == "add":
+            for x, b in (node.inputs, node.inputs[::-1]):
+                producer = made.get(r.get(x))
+                if producer is None or len(producer.inputs) == 3 or b not in fixed or len(uses[x]) != 1 or x in results:
+                    continue
+                channel_axis = 1 if producer.op == "conv" else x.type.rank - 1
+                rank = x.type.rank
+                offset = rank - b.type.rank
+                full = [1] * max(offset, 0) + list(b.shape)
+                if (
+                    offset < 0
+                    or any(d != 1 for k, d in enumerate(full) if k != channel_axis)
+                    or full[channel_axis] != x.shape[channel_axis]
+                ):
+                    continue
+                flat = r.add("reshape", [r.get(b)], {"shape": (x.shape[channel_axis],)}, origin=node.origin)
+                new = r.add(producer.op, [*producer.inputs, flat], producer.attrs, origin=producer.origin, name="biased")
+                r.alias(node.output, new)
+                break
+            else:
+                r.emit(node)
+            continue
+        made_node = r.emit(node)
+        if node.op in ("conv", "matmul"):
+            made[made_node.output] = made_node
+    return r.finish()
+
+
+def decompose(graph: Graph) -> Graph:
+    """Replace every op that is defined by decompositions with its first one, until none is left."""
+    for _ in range(8):
+        if not any(lookup(n.op, n.where()).decompositions for n in graph.nodes):
+            return graph
+        r = rewriter(graph)
+        for node in graph.nodes:
+            ways = lookup(node.op, node.where()).decompositions
+            if not ways:
+                r.emit(node)
+                continue
+            outputs = next(iter(ways.values()))(r, node, [r.get(v) for v in node.inputs])
+            for old, new in zip(node.outputs, outputs, strict=True):
+                r.alias(old, new)
+        graph = r.finish()
+    return graph

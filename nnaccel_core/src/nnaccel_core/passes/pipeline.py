@@ -1,0 +1,42 @@
+"""The graph passes in their order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from nnaccel_core.ir import Graph
+from nnaccel_core.ir.verify import verify
+from nnaccel_core.ops.registry import infer
+from nnaccel_core.passes import canonicalize, fold
+
+GraphPass = Callable[[Graph], Graph]
+
+#: Run in this order; plug-ins place theirs by these names.
+GRAPH_PASSES: tuple[tuple[str, GraphPass], ...] = (
+    ("eliminate_identities", canonicalize.eliminate_identities),
+    ("merge_views", canonicalize.merge_views),
+    ("fold_batch_norm", fold.fold_batch_norm),
+    ("fold_bias", fold.fold_bias),
+    ("decompose", fold.decompose),
+    ("fold_constants", canonicalize.fold_constants),
+    ("eliminate_common_subexpressions", canonicalize.eliminate_common_subexpressions),
+    ("eliminate_dead_identities", canonicalize.eliminate_identities),
+)
+
+
+def run_passes(
+    graph: Graph, passes: Sequence[tuple[str, GraphPass]], observe: Callable[[str, Graph, Graph], None] | None = None
+) -> Graph:
+    """Apply ``passes`` in order, verifying after each; ``observe(name, before, after)`` sees every step.
+
+    Raises:
+        VerifyError: a pass broke the graph.
+    """
+    verify(graph, infer, "capture")
+    for name, run in passes:
+        before = graph
+        graph = run(graph)
+        verify(graph, infer, name)
+        if observe is not None:
+            observe(name, before, graph)
+    return graph

@@ -1,0 +1,218 @@
+"""Place every value in memory: liveness, arena offsets, and the lowering of chosen units to a `Plan`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from nnaccel_core.errors import VerifyError
+from nnaccel_core.interp import bind_attrs
+from nnaccel_core.ir import Env, Graph, TensorType, Value, evaluate
+from nnaccel_core.plan import BufferRef, HostStep, KernelStep, LibraryStep, Plan, Step
+from nnaccel_core.select.candidate import Pack
+from nnaccel_core.select.cover import Selection, Unit
+
+ALIGNMENT = 64
+
+
+def align(n: int) -> int:
+    return -(-n // ALIGNMENT) * ALIGNMENT
+
+
+@dataclass(frozen=True)
+class Lifetime:
+    """Bytes needed from step ``first`` to step ``last``, both included."""
+
+    size: int
+    first: int
+    last: int
+
+
+def assign_offsets(lifetimes: Sequence[Lifetime]) -> tuple[list[int], int]:
+    """Offsets of all buffers in one arena, and its size.
+
+    Greedy by size (Pisarchyk and Lee 2020, "Efficient Memory Management for Deep Neural Net Inference"): largest
+    first, each at the lowest gap between the buffers that live at the same time.
+    """
+    order = sorted(range(len(lifetimes)), key=lambda i: (-lifetimes[i].size, lifetimes[i].first))
+    offsets = [0] * len(lifetimes)
+    placed: list[tuple[int, int]] = []  # (offset, index), sorted by offset
+    total = 0
+    for i in order:
+        life = lifetimes[i]
+        at = 0
+        for offset, j in placed:
+            other = lifetimes[j]
+            if other.last < life.first or life.last < other.first:
+                continue
+            if at + life.size <= offset:
+                break
+            at = max(at, offset + align(other.size))
+        offsets[i] = at
+        total = max(total, at + align(life.size))
+        placed.append((at, i))
+        placed.sort()
+    return offsets, total
+
+
+#: A prepared value: the parameter-derived value itself, or one packed form of it.
+PreparedKey = tuple[Value, "str | None"]
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A plan and what it takes as prepared memory, in order."""
+
+    plan: Plan
+    prepared: tuple[tuple[Value, Pack | None], ...]
+
+
+class _Placer:
+    def __init__(self, graph: Graph, selection: Selection, env: Env) -> None:
+        self.graph = graph
+        self.units = selection.units
+        self.env = env
+        self.prepared: dict[PreparedKey, int] = {}
+        self.prepared_list: list[tuple[Value, Pack | None]] = []
+        self.constants: list[np.ndarray[Any, Any]] = []
+        self.where: dict[Value, tuple[str, int, int]] = {}  # root value -> (space, index, offset)
+        self.roots: dict[Value, Value] = {}
+        for i, v in enumerate(graph.inputs):
+            self.where[v] = ("input", i, 0)
+        self.params = set(graph.params)
+
+    def root(self, v: Value) -> Value:
+        return self.roots.get(v, v)
+
+    def static(self, v: Value) -> TensorType:
+        return v.type.concrete(self.env)
+
+    def prepared_ref(self, v: Value, pack: Pack | None) -> BufferRef:
+        key: PreparedKey = (v, pack.key if pack else None)
+        index = self.prepared.get(key)
+        if index is None:
+            index = self.prepared[key] = len(self.prepared_list)
+            self.prepared_list.append((v, pack))
+        kind = TensorType((pack.nbytes,), "uint8") if pack else self.static(v)
+        return BufferRef("prepared", index, 0, kind)
+
+    def ref(self, v: Value) -> BufferRef:
+        root = self.root(v)
+        if root in self.params:
+            found = self.prepared_ref(root, None)
+            return BufferRef(found.space, found.index, found.offset, self.static(v))
+        try:
+            space, index, offset = self.where[root]
+        except KeyError:
+            raise VerifyError(f"graph {self.graph.name}: %{v.name} was never placed") from None
+        return BufferRef(space, index, offset, self.static(v))
+
+    def run(self) -> Placed:
+        live_units = self._resolve_views()
+        self._place_results()
+        lifetimes, owners, temporaries = self._liveness(live_units)
+        offsets, arena = assign_offsets(lifetimes)
+        for (owner, kind), offset in zip(owners, offsets, strict=True):
+            if kind == "value":
+                self.where[owner] = ("arena", 0, offset)
+        extra = {
+            owner: BufferRef("arena", 0, off, t)
+            for (owner, kind), off, t in zip(owners, offsets, temporaries, strict=True)
+            if kind == "work"
+        }
+        steps: list[Step] = []
+        for unit in live_units:
+            steps += self._steps(unit, extra)
+        plan = Plan(
+            self.graph.name,
+            tuple(steps),
+            tuple(self.static(v) for v in self.graph.inputs),
+            tuple(TensorType((p.nbytes,), "uint8") if p else self.static(v) for v, p in self.prepared_list),
+            tuple(self.static(v) for v in self.graph.results()),
+            tuple(self.constants),
+            arena,
+        )
+        return Placed(plan, tuple(self.prepared_list))
+
+    def _resolve_views(self) -> list[Unit]:
+        """Map views to the memory they share and constants to theirs; return the units that do work."""
+        work: list[Unit] = []
+        for unit in self.units:
+            if not unit.is_view:
+                work.append(unit)
+                continue
+            (node,) = unit.nodes
+            if node.op == "constant":
+                self.where[node.output] = ("constant", len(self.constants), 0)
+                self.constants.append(np.ascontiguousarray(node.attrs["value"]).reshape(np.shape(node.attrs["value"])))
+            else:
+                self.roots[node.output] = self.root(node.inputs[0])
+        return work
+
+    def _place_results(self) -> None:
+        for i, v in enumerate(self.graph.results()):
+            root = self.root(v)
+            if root in self.where or root in self.params:
+                raise VerifyError(
+                    f"graph {self.graph.name}: result %{v.name} has no memory of its own; run materialize_outputs first"
+                )
+            self.where[root] = ("output", i, 0)
+
+    def _liveness(self, units: Sequence[Unit]) -> tuple[list[Lifetime], list[tuple[Any, str]], list[TensorType]]:
+        first: dict[Value, int] = {}
+        last: dict[Value, int] = {}
+        for step, unit in enumerate(units):
+            for v in unit.inputs:
+                root = self.root(v)
+                if root in first:
+                    last[root] = step
+            for v in unit.outputs:
+                if v not in self.where:
+                    first[v] = last[v] = step
+        lifetimes: list[Lifetime] = []
+        owners: list[tuple[Any, str]] = []
+        types: list[TensorType] = []
+        for v in first:
+            t = self.static(v)
+            lifetimes.append(Lifetime(evaluate(t.nbytes, {}), first[v], last[v]))
+            owners.append((v, "value"))
+            types.append(t)
+        for step, unit in enumerate(units):
+            c = unit.candidate
+            if c is None:
+                continue
+            if c.workspace:
+                lifetimes.append(Lifetime(c.workspace, step, step))
+                owners.append((id(unit), "work"))
+                types.append(TensorType((c.workspace,), "uint8"))
+            for v in getattr(c.impl, "temporaries", ()):
+                t = self.static(v)
+                lifetimes.append(Lifetime(evaluate(t.nbytes, {}), step, step))
+                owners.append((v, "value"))
+                types.append(t)
+        return lifetimes, owners, types
+
+    def _steps(self, unit: Unit, extra: Mapping[Any, BufferRef]) -> list[Step]:
+        c = unit.candidate
+        if c is None:
+            (node,) = unit.nodes
+            bound = bind_attrs(node, self.env)
+            return [HostStep(bound, tuple(map(self.ref, node.inputs)), tuple(map(self.ref, node.outputs)), unit.origin)]
+        if c.proposer == "core":
+            return [
+                KernelStep(
+                    call.kernel, tuple(map(self.ref, call.args)), call.dims, call.tasks, call.scratch, unit.origin, c.seconds
+                )
+                for call in c.impl.calls
+            ]
+        packs = {p.value: p for p in c.packs}
+        inputs = tuple(self.prepared_ref(v, packs[v]) if v in packs else self.ref(v) for v in c.inputs)
+        return [LibraryStep(c, inputs, tuple(map(self.ref, c.outputs)), extra.get(id(unit)), unit.origin)]
+
+
+def place(graph: Graph, selection: Selection, env: Env) -> Placed:
+    """Lower the chosen units of ``graph`` to a plan at the sizes in ``env``."""
+    return _Placer(graph, selection, env).run()

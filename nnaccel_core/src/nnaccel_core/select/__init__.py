@@ -1,0 +1,1 @@
+"""Candidates and the choice between them."""

@@ -1,0 +1,57 @@
+"""A candidate: one way to run a set of nodes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from nnaccel_core.ir import Node, Value
+from nnaccel_core.ir.types import Layout
+
+
+@dataclass(frozen=True)
+class Pack:
+    """A derived form of a parameter that a candidate wants (a blocked weight layout).
+
+    ``key`` is opaque to the core; the backend that made it runs it as op ``pack`` with ``attrs = {"key": key}``,
+    producing ``nbytes`` bytes (a ``uint8[nbytes]`` value). Equal (value, key) pairs are packed once.
+    """
+
+    value: Value
+    key: str
+    nbytes: int
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """One way to run ``nodes`` (a convex set, in topological order).
+
+    Attributes:
+        inputs: values read from outside, in the order the implementation takes them.
+        outputs: values written; every value of ``nodes`` that is used outside must be here.
+        seconds: estimated (or measured) time at the current binding of symbols.
+        in_layouts / out_layouts: physical layouts it needs; None means those of the values' types.
+        strided_in / strided_out: whether each input / output may be a strided slice of a wider buffer.
+        packs: derived parameters; ``inputs`` lists the *original* parameter, which the driver replaces.
+        workspace: bytes of scratch in the arena.
+        inplace: ``(output index, input index)`` pairs that may share memory when the input dies here.
+        reason: why this one is offered or what it is, for explain() ("onednn jit:avx2 conv + add + relu").
+        impl: what the proposer needs to build it; opaque to the core.
+        proposer: backend name, or "core".
+    """
+
+    nodes: tuple[Node, ...]
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    seconds: float
+    reason: str
+    impl: Any
+    proposer: str
+    in_layouts: tuple[Layout, ...] | None = None
+    out_layouts: tuple[Layout, ...] | None = None
+    strided_in: tuple[bool, ...] = ()
+    strided_out: tuple[bool, ...] = ()
+    packs: tuple[Pack, ...] = ()
+    workspace: int = 0
+    inplace: tuple[tuple[int, int], ...] = ()
+    group: str = field(default="")

@@ -1,0 +1,183 @@
+"""Choose candidates so that every node is run exactly once, at the least estimated time."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from nnaccel_core.errors import UnsupportedError
+from nnaccel_core.ir import Graph, Node, Value
+from nnaccel_core.ops.registry import lookup
+from nnaccel_core.select.candidate import Candidate
+
+#: Estimated time of an op run by its reference on the host: a last resort, never preferred.
+HOST_SECONDS = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class Unit:
+    """A chosen candidate, or a node without one (a view, or a host op)."""
+
+    nodes: tuple[Node, ...]
+    candidate: Candidate | None
+
+    @property
+    def is_view(self) -> bool:
+        return self.candidate is None and lookup(self.nodes[0].op).limit == "view"
+
+    @property
+    def outputs(self) -> tuple[Value, ...]:
+        return self.candidate.outputs if self.candidate else self.nodes[0].outputs
+
+    @property
+    def inputs(self) -> tuple[Value, ...]:
+        return self.candidate.inputs if self.candidate else self.nodes[0].inputs
+
+    @property
+    def origin(self) -> str:
+        return next((n.origin for n in self.nodes if n.origin), self.nodes[0].op)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Units in execution order, and for every candidate that lost, why."""
+
+    units: tuple[Unit, ...]
+    rejected: tuple[tuple[Candidate, str], ...]
+
+    def seconds(self) -> float:
+        return sum(u.candidate.seconds for u in self.units if u.candidate)
+
+
+def needed_outside(nodes: Sequence[Node], uses: dict[Value, list[Node]], results: set[Value]) -> list[Value]:
+    """Values of ``nodes`` that something outside reads."""
+    inside = set(map(id, nodes))
+    return [v for n in nodes for v in n.outputs if v in results or any(id(u) not in inside for u in uses.get(v, ()))]
+
+
+def why_invalid(c: Candidate, uses: dict[Value, list[Node]], results: set[Value]) -> str:
+    """Reason that ``c`` cannot be used in this graph, or ""."""
+    written = set(c.outputs)
+    for v in needed_outside(c.nodes, uses, results):
+        if v not in written:
+            return f"%{v.name} is used outside, but the candidate does not store it"
+    return ""
+
+
+def _order(graph: Graph, groups: dict[int, int]) -> list[int] | None:
+    """Topological order of groups, earliest node first; None on a cycle. ``groups``: id(node) -> group number."""
+    producer = {v: groups[id(n)] for n in graph.nodes for v in n.outputs}
+    first: dict[int, int] = {}
+    pending: dict[int, set[int]] = {}
+    after: dict[int, set[int]] = {}
+    for position, node in enumerate(graph.nodes):
+        g = groups[id(node)]
+        first.setdefault(g, position)
+        pending.setdefault(g, set())
+        for v in node.inputs:
+            p = producer.get(v)
+            if p is not None and p != g:
+                pending[g].add(p)
+                after.setdefault(p, set()).add(g)
+    ready = [(first[g], g) for g, deps in pending.items() if not deps]
+    heapq.heapify(ready)
+    order: list[int] = []
+    while ready:
+        _, g = heapq.heappop(ready)
+        order.append(g)
+        for h in after.get(g, ()):
+            pending[h].discard(g)
+            if not pending[h]:
+                heapq.heappush(ready, (first[h], h))
+    return order if len(order) == len(pending) else None
+
+
+def select(
+    graph: Graph, candidates: Sequence[Candidate], reorder_seconds: Callable[[Candidate], float] = lambda c: 0.0
+) -> Selection:
+    """Cover ``graph`` with ``candidates``: greedily by saved time over running the same nodes one by one.
+
+    ``reorder_seconds`` is what a candidate costs beyond its own time (layout copies it asks for).
+
+    Raises:
+        UnsupportedError: a node that no candidate, host reference or view covers.
+    """
+    uses, results = graph.uses(), set(graph.results())
+    rejected: list[tuple[Candidate, str]] = []
+    single: dict[int, Candidate] = {}
+    several: list[tuple[float, int, Candidate]] = []
+    cost = {id(c): c.seconds + reorder_seconds(c) for c in candidates}
+    present = set(map(id, graph.nodes))
+    usable: list[Candidate] = []
+    for c in candidates:
+        reason = why_invalid(c, uses, results)
+        if not reason and any(id(n) not in present for n in c.nodes):
+            reason = "covers a node that is not in the graph"
+        if reason:
+            rejected.append((c, reason))
+            continue
+        usable.append(c)
+        if len(c.nodes) == 1:
+            key = id(c.nodes[0])
+            best = single.get(key)
+            if best is None or cost[id(c)] < cost[id(best)]:
+                if best is not None:
+                    rejected.append((best, f"{c.reason} is faster"))
+                single[key] = c
+            else:
+                rejected.append((c, f"{best.reason} is faster"))
+
+    def alone(node: Node) -> float:
+        c = single.get(id(node))
+        if c is not None:
+            return cost[id(c)]
+        return 0.0 if lookup(node.op).limit == "view" else HOST_SECONDS
+
+    for i, c in enumerate(usable):
+        if len(c.nodes) > 1:
+            saved = sum(alone(n) for n in c.nodes) - cost[id(c)]
+            if saved > 0:
+                several.append((-saved, i, c))
+            else:
+                rejected.append((c, "running its layers one by one is not slower"))
+    several.sort(key=lambda t: t[:2])
+
+    groups = {id(n): i for i, n in enumerate(graph.nodes)}
+    chosen: dict[int, Candidate] = {}
+    taken: dict[int, Candidate] = {}
+    for _, _, c in several:
+        clash = next((taken[id(n)] for n in c.nodes if id(n) in taken), None)
+        if clash is not None:
+            rejected.append((c, f"{clash.reason} at {clash.nodes[0].where()} saves more"))
+            continue
+        number = groups[id(c.nodes[0])]
+        trial = dict(groups)
+        trial.update((id(n), number) for n in c.nodes)
+        if _order(graph, trial) is None:
+            rejected.append((c, "together with the groups chosen before it would wait for itself"))
+            continue
+        groups = trial
+        chosen[number] = c
+        taken.update((id(n), c) for n in c.nodes)
+
+    order = _order(graph, groups)
+    assert order is not None
+    by_group: dict[int, list[Node]] = {}
+    for n in graph.nodes:
+        by_group.setdefault(groups[id(n)], []).append(n)
+    units: list[Unit] = []
+    for g in order:
+        nodes = tuple(by_group[g])
+        if g in chosen:
+            units.append(Unit(chosen[g].nodes, chosen[g]))
+            continue
+        (node,) = nodes
+        opdef = lookup(node.op, node.where())
+        c1 = single.get(id(node))
+        if c1 is None and opdef.limit != "view" and not opdef.host:
+            raise UnsupportedError(
+                f"nothing can run {node.where()}: {node!r}; no backend candidate, no loop nest, no host reference"
+            )
+        units.append(Unit((node,), None if opdef.limit == "view" else c1))
+    return Selection(tuple(units), tuple(rejected))

@@ -1,0 +1,137 @@
+"""Every operator on its samples: inference, reference, naive loop nests and decompositions agree; gradients are right."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from nnaccel_core.errors import ShapeError, UnsupportedError
+from nnaccel_core.interp import run_graph
+from nnaccel_core.ir import Graph, Node, TensorType, Value
+from nnaccel_core.loopir.nests import run_nests
+from nnaccel_core.ops.registry import OpDef, Sample, all_ops, infer, lookup, rewriter
+
+CASES = [pytest.param(op, s, id=f"{op.name}-{i}") for op in all_ops() for i, s in enumerate(op.samples())]
+
+
+def make_node(op: OpDef, sample: Sample) -> Node:
+    inputs = tuple(Value(TensorType(a.shape, str(a.dtype)), f"x{i}") for i, a in enumerate(sample.inputs))
+    outputs = tuple(Value(t, f"y{i}") for i, t in enumerate(infer(op.name, [v.type for v in inputs], sample.attrs)))
+    return Node(op.name, inputs, outputs, sample.attrs, "sample")
+
+
+def make_graph(node: Node) -> Graph:
+    return Graph(node.inputs, (), (node,), node.outputs)
+
+
+@pytest.mark.parametrize(("op", "sample"), CASES)
+def test_inference_agrees_with_the_reference(op, sample):
+    node = make_node(op, sample)
+    for value, array in zip(node.outputs, op.ref(sample.inputs, sample.attrs), strict=True):
+        assert value.shape == np.shape(array)
+        assert value.dtype == str(np.asarray(array).dtype)
+
+
+@pytest.mark.parametrize(("op", "sample"), [c for c in CASES if c.values[0].loop])
+def test_loop_nests_agree_with_the_reference(op, sample):
+    node = make_node(op, sample)
+    nests = op.loop(node)
+    assert nests[-1].out in node.outputs
+    got = run_nests(nests, dict(zip(node.inputs, sample.inputs, strict=True)), {})
+    for value, want in zip(node.outputs, op.ref(sample.inputs, sample.attrs), strict=True):
+        np.testing.assert_allclose(got[value], want, rtol=sample.rtol, atol=sample.rtol)
+
+
+@pytest.mark.parametrize(("op", "sample"), [c for c in CASES if c.values[0].decompositions])
+def test_decompositions_agree_with_the_reference(op, sample):
+    node = make_node(op, sample)
+    for way in op.decompositions.values():
+        r = rewriter(make_graph(node))
+        for old, new in zip(node.outputs, way(r, node, node.inputs), strict=True):
+            r.alias(old, new)
+        got = run_graph(r.finish(), list(sample.inputs), {})
+        for a, want in zip(got, op.ref(sample.inputs, sample.attrs), strict=True):
+            np.testing.assert_allclose(a, want, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("op", "sample"), [c for c in CASES if c.values[0].vjp])
+def test_gradients_agree_with_finite_differences(op, sample):
+    inputs = [a.astype(np.float64) if a.dtype == np.float32 else a for a in sample.inputs]
+    node = make_node(op, Sample(tuple(inputs), sample.attrs))
+    rng = np.random.default_rng(0)
+    grads = tuple(Value(v.type, f"g{i}") for i, v in enumerate(node.outputs))
+    given = [rng.normal(size=v.shape) for v in grads]
+    r = rewriter(Graph((*node.inputs, *grads), (), (node,), node.outputs))
+    r.emit(node)
+    found = op.vjp(r, node, node.inputs, node.outputs, grads)
+    wanted = [(i, g) for i, g in enumerate(found) if g is not None]
+    graph = Graph((*node.inputs, *grads), (), tuple(r.nodes), tuple(g for _, g in wanted))
+    results = run_graph(graph, [*inputs, *given], {})
+    for (i, _), got in zip(wanted, results, strict=True):
+        assert got.shape == inputs[i].shape
+        direction = rng.normal(size=inputs[i].shape)
+        step = 1e-6
+
+        def at(sign, i=i, direction=direction, step=step):
+            moved = list(inputs)
+            moved[i] = moved[i] + sign * step * direction
+            return sum(float((g * y).sum()) for g, y in zip(given, op.ref(moved, sample.attrs), strict=True))
+
+        numeric = (at(1) - at(-1)) / (2 * step)
+        assert float((got * direction).sum()) == pytest.approx(numeric, rel=1e-5, abs=1e-6)
+
+
+def test_all_ops_but_internal_ones_have_samples():
+    without = {op.name for op in all_ops() if not list(op.samples())}
+    assert without == {"constant", "pack"}
+
+
+def test_nan_goes_through_as_in_the_framework():
+    x = np.array([np.nan, -1.0, 2.0], np.float32)
+    for name, attrs in (("relu", {}), ("clip", {"min": 0.0, "max": 1.0}), ("leaky_relu", {"alpha": 0.1})):
+        op = lookup(name)
+        node = make_node(op, Sample((x,), attrs))
+        (want,) = op.ref([x], attrs)
+        got = run_nests(op.loop(node), {node.inputs[0]: x}, {})[node.output]
+        assert np.isnan(want[0])
+        assert np.isnan(got[0])
+
+
+@pytest.mark.parametrize(
+    ("op", "shapes", "attrs", "text"),
+    [
+        ("add", [(2, 3), (2, 4)], {}, "differ"),
+        ("matmul", [(2, 3), (4, 5)], {}, "inner dimensions"),
+        (
+            "conv",
+            [(1, 3, 4, 4), (2, 4, 3, 3)],
+            {"stride": (1, 1), "padding": ((0, 0), (0, 0)), "dilation": (1, 1), "groups": 1},
+            "channels",
+        ),
+        (
+            "conv",
+            [(1, 3, 2, 2), (2, 3, 3, 3)],
+            {"stride": (1, 1), "padding": ((0, 0), (0, 0)), "dilation": (1, 1), "groups": 1},
+            "larger",
+        ),
+        ("reshape", [(2, 3)], {"shape": (7,)}, "elements"),
+        ("softmax", [(2, 3)], {"axis": 2}, "axis"),
+        ("concat", [(2, 3), (3, 3)], {"axis": 1}, "axis 0"),
+        ("transpose", [(2, 3)], {"perm": (0, 0)}, "permutation"),
+        ("slice", [(4,)], {"starts": (2,), "ends": (5,), "steps": (1,)}, "leaves"),
+    ],
+)
+def test_bad_shapes_are_refused_with_the_layer(op, shapes, attrs, text):
+    with pytest.raises(ShapeError, match=text) as e:
+        infer(op, [TensorType(s, "float32") for s in shapes], attrs, "block.3.layer")
+    assert "block.3.layer" in str(e.value)
+
+
+def test_dtype_mismatch_is_refused():
+    with pytest.raises(ShapeError, match="dtypes"):
+        infer("add", [TensorType((2,), "float32"), TensorType((2,), "int64")], {})
+
+
+def test_unknown_op_is_named():
+    with pytest.raises(UnsupportedError, match=r"'frobnicate'.*head\.fc"):
+        lookup("frobnicate", "head.fc")

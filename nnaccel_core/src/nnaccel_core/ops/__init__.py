@@ -1,9 +1,9 @@
 """The operators. One op, one place: shape inference, reference, gradient, limit and loop nest stand together."""
 
-from nnaccel_core.ops import conv, elementwise, matmul, pool, reduce, shape
+from nnaccel_core.ops import conv, elementwise, matmul, norm, pool, reduce, resize, shape
 from nnaccel_core.ops.registry import OpDef, Sample, all_ops, infer, lookup, register, rewriter
 
 __all__ = [
-    "OpDef", "Sample", "all_ops", "conv", "elementwise", "infer", "lookup", "matmul", "pool", "reduce", "register",
-    "rewriter", "shape",
+    "OpDef", "Sample", "all_ops", "conv", "elementwise", "infer", "lookup", "matmul", "norm", "pool", "reduce",
+    "register", "resize", "rewriter", "shape",
 ]  # fmt: skip

@@ -1,0 +1,163 @@
+"""Normalizations beyond batch and layer norm: group, instance, root-mean-square, local response."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from nnaccel_core.errors import ShapeError
+from nnaccel_core.ir import Node, Rewriter, TensorType, Value, numpy_dtype, product, sym
+from nnaccel_core.loopir.grammar import Acc, Binary, Bound, Const, Load, Nest
+from nnaccel_core.ops.reduce import per_channel
+from nnaccel_core.ops.registry import Array, Attrs, OpDef, Sample, register, require_equal
+
+
+def _draw(*shape: int) -> Array:
+    return np.random.default_rng(20).normal(size=shape).astype(np.float32) * 2 + 0.5
+
+
+# --- group norm; instance norm is group norm with one channel per group -------------------------------------------
+
+
+def _group_infer(types: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
+    x = types[0]
+    if x.rank < 2:
+        raise ShapeError("needs x of rank >= 2 (N, C, ...)")
+    channels, groups = x.shape[1], attrs["groups"]
+    if isinstance(channels, int) and channels % groups:
+        raise ShapeError(f"{channels} channels do not divide into {groups} groups")
+    for t, what in zip(types[1:], ("scale", "bias"), strict=False):
+        if t.rank != 1:
+            raise ShapeError(f"{what} must have one axis")
+        require_equal(t.shape[0], channels, f"{what} against the channels of x")
+    return (TensorType(x.shape, x.dtype),)
+
+
+def _group_ref(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
+    x = xs[0].astype(np.float64)
+    grouped = x.reshape(x.shape[0], attrs["groups"], -1)
+    centered = grouped - grouped.mean(axis=2, keepdims=True)
+    out = (centered / np.sqrt((centered**2).mean(axis=2, keepdims=True) + attrs["eps"])).reshape(x.shape)
+    shape = (1, -1) + (1,) * (x.ndim - 2)
+    for i, v in enumerate(xs[1:]):
+        out = out * v.reshape(shape) if i == 0 else out + v.reshape(shape)
+    return (out.astype(xs[0].dtype),)
+
+
+def _group_decompose(r: Rewriter, node: Node, inputs: Sequence[Value]) -> Sequence[Value]:
+    x, o, groups = inputs[0], node.origin, node.attrs["groups"]
+    n, c = x.shape[0], x.shape[1]
+    if groups == c:  # each channel by itself: no regrouping, the image keeps its shape
+        grouped, axes = x, tuple(range(2, x.type.rank))
+    else:
+        grouped = r.add("reshape", [x], {"shape": (n, groups, product(x.shape[1:]) // groups)}, origin=o)
+        axes = (2,)
+    over = {"axes": axes, "keepdims": True}
+    centered = r.add("sub", [grouped, r.add("reduce_mean", [grouped], over, origin=o)], origin=o)
+    var = r.add("reduce_mean", [r.add("mul", [centered, centered], origin=o)], over, origin=o)
+    eps = r.add("constant", [], {"value": np.asarray(node.attrs["eps"], numpy_dtype(x.dtype))}, origin=o)
+    out = r.add("mul", [centered, r.add("rsqrt", [r.add("add", [var, eps], origin=o)], origin=o)], origin=o)
+    if groups != c:
+        out = r.add("reshape", [out], {"shape": x.shape}, origin=o)
+    for op, v in zip(("mul", "add"), inputs[1:], strict=False):
+        out = r.add(op, [out, per_channel(r, v, x.type.rank, o)], origin=o)
+    return (out,)
+
+
+def _group_samples() -> Iterable[Sample]:
+    w, b = _draw(2, 6)
+    yield Sample((_draw(2, 6, 4, 3), w, b), {"groups": 3, "eps": 1e-5}, 1e-4)
+    yield Sample((_draw(2, 6, 4, 3), w, b), {"groups": 6, "eps": 1e-5}, 1e-4)
+    yield Sample((_draw(2, 6, 5),), {"groups": 2, "eps": 1e-3}, 1e-4)
+
+
+register(
+    OpDef("group_norm", _group_infer, _group_ref, limit="io", decompositions={"moments": _group_decompose}, samples=_group_samples)
+)
+
+
+# --- root mean square (Zhang and Sennrich 2019) ------------------------------------------------------------------
+
+
+def _rms_infer(types: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
+    x, axis = types[0], attrs["axis"]
+    if not 0 <= axis < x.rank:
+        raise ShapeError(f"axis {axis} is not in 0..{x.rank - 1}")
+    return (TensorType(x.shape, x.dtype),)
+
+
+def _rms_ref(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
+    x = xs[0].astype(np.float64)
+    axes = tuple(range(attrs["axis"], x.ndim))
+    out = x / np.sqrt((x**2).mean(axis=axes, keepdims=True) + attrs["eps"])
+    return ((out * xs[1] if len(xs) > 1 else out).astype(xs[0].dtype),)
+
+
+def _rms_decompose(r: Rewriter, node: Node, inputs: Sequence[Value]) -> Sequence[Value]:
+    x, o = inputs[0], node.origin
+    over = {"axes": tuple(range(node.attrs["axis"], x.type.rank)), "keepdims": True}
+    mean = r.add("reduce_mean", [r.add("mul", [x, x], origin=o)], over, origin=o)
+    eps = r.add("constant", [], {"value": np.asarray(node.attrs["eps"], numpy_dtype(x.dtype))}, origin=o)
+    out = r.add("mul", [x, r.add("rsqrt", [r.add("add", [mean, eps], origin=o)], origin=o)], origin=o)
+    return (r.add("mul", [out, inputs[1]], origin=o) if len(inputs) > 1 else out,)
+
+
+register(
+    OpDef(
+        "rms_norm",
+        _rms_infer,
+        _rms_ref,
+        limit="io",
+        decompositions={"moments": _rms_decompose},
+        samples=lambda: [
+            Sample((_draw(3, 4, 17), _draw(17)), {"axis": 2, "eps": 1e-6}, 1e-4),
+            Sample((_draw(3, 4, 17),), {"axis": 1, "eps": 1e-6}, 1e-4),
+        ],
+    )
+)
+
+
+# --- local response across channels (Krizhevsky et al. 2012, section 3.3; torch's windows) ---------------------------
+
+
+def _square_sum(x: Array, size: int) -> Array:
+    """Sum of squares over ``size`` channels around each, zeros outside."""
+    pads = [(0, 0)] * x.ndim
+    pads[1] = (size // 2, (size - 1) // 2)
+    padded = np.pad(x.astype(np.float64) ** 2, pads)
+    return np.asarray(np.lib.stride_tricks.sliding_window_view(padded, size, axis=1).sum(axis=-1))
+
+
+def _lrn_ref(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
+    x, size = xs[0], attrs["size"]
+    scale = attrs["k"] + attrs["alpha"] / size * _square_sum(x, size)
+    return ((x / scale ** attrs["beta"]).astype(x.dtype),)
+
+
+def _lrn_loop(node: Node) -> tuple[Nest]:
+    x, a = node.inputs[0], node.attrs
+    rank = x.type.rank
+    names = ("n", "c", *(f"y{k}" for k in range(rank - 2)))
+    n, c, *ys = (sym(s) for s in names)
+    channel = c - a["size"] // 2 + sym("k")
+    term = Load(x, (n, channel, *ys))
+    scale = Binary("add", Const(a["k"], x.dtype), Binary("mul", Const(a["alpha"] / a["size"], x.dtype), Acc()))
+    final = Binary("div", Load(x, (n, c, *ys)), Binary("pow", scale, Const(a["beta"], x.dtype)))
+    body = Binary("mul", term, term)
+    return (Nest(node.output, names, body, (("k", a["size"]),), "sum", final, (Bound(channel, x.shape[1]),)),)
+
+
+register(
+    OpDef(
+        "local_response_norm",
+        lambda ts, a: (TensorType(ts[0].shape, ts[0].dtype),),
+        _lrn_ref,
+        limit="io",
+        loop=_lrn_loop,
+        samples=lambda: [
+            Sample((_draw(2, 7, 4, 5),), {"size": 5, "alpha": 1e-2, "beta": 0.75, "k": 1.0}, 1e-4),
+            Sample((_draw(1, 6, 3, 3),), {"size": 4, "alpha": 1e-1, "beta": 0.5, "k": 2.0}, 1e-4),
+        ],
+    )
+)

@@ -149,7 +149,9 @@ def test_foreign_parts_run_between_segments():
         return (a - 3,)
 
     program = Program(
-        ("x",), (relu_segment("x", "a"), Foreign(foreign, ("a",), ("b",), "no mapping"), relu_segment("b", "y", "neg")), ("y", "a")
+        ("x",),
+        (relu_segment("x", "a"), Foreign(foreign, ("a",), ("b",), "no mapping"), relu_segment("b", "y", "neg")),
+        ("y", "a"),
     )
     x = np.array([-1.0, 5.0], np.float32)
     y, a = compile_program(program, {})([x])

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from nnaccel_core.errors import ShapeError
-from nnaccel_core.ir import Dim, Node, Rewriter, TensorType, Value, numpy_dtype
-from nnaccel_core.loopir.grammar import Binary, Cast, Const, Load, Nest, Scalar, Select, Unary
+from nnaccel_core.ir import Dim, Node, Rewriter, TensorType, Value, numpy_dtype, sym
+from nnaccel_core.loopir.grammar import Binary, Cast, Const, Load, Nest, Scalar, Select, Unary, scalar_dtype
 from nnaccel_core.ops.registry import Array, Attrs, OpDef, Sample, broadcast_shapes, register
 
 
@@ -30,8 +30,6 @@ def load_broadcast(value: Value, axes: Sequence[Dim]) -> Load:
 
 def pointwise(node: Node, body: Callable[..., Scalar]) -> tuple[Nest]:
     """The nest of an element-wise node: ``body`` of the loaded operands."""
-    from nnaccel_core.ir import sym
-
     names = axis_names(node.output.type.rank)
     axes = [sym(n) for n in names]
     return (Nest(node.output, names, body(*(load_broadcast(v, axes) for v in node.inputs))),)
@@ -43,8 +41,6 @@ def f32(x: float) -> Const:
 
 def like(s: Scalar, x: float) -> Const:
     """The constant ``x`` in the dtype of ``s``."""
-    from nnaccel_core.loopir.grammar import scalar_dtype
-
     dtype = scalar_dtype(s)
     return Const(x if dtype.startswith(("float", "bfloat")) else int(x), dtype)
 
@@ -59,12 +55,12 @@ def _same(types: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
     return (TensorType(types[0].shape, types[0].dtype),)
 
 
-def _samples(lo: float, hi: float, rtol: float, *attrs: Attrs) -> Iterable[Sample]:
+def _samples(lo: float, hi: float, rtol: float, *attrs: Attrs, dtype: str = "float32") -> Iterable[Sample]:
     rng = np.random.default_rng(0)
     for a in attrs or ({},):
-        yield Sample((rng.uniform(lo, hi, (2, 3, 5, 17)).astype(np.float32),), a, rtol)
-        yield Sample((rng.uniform(lo, hi, (7,)).astype(np.float32),), a, rtol)
-        yield Sample((rng.uniform(lo, hi, ()).astype(np.float32),), a, rtol)
+        yield Sample((rng.uniform(lo, hi, (2, 3, 5, 17)).astype(dtype),), a, rtol)
+        yield Sample((rng.uniform(lo, hi, (7,)).astype(dtype),), a, rtol)
+        yield Sample((rng.uniform(lo, hi, ()).astype(dtype),), a, rtol)
 
 
 _erf = np.vectorize(math.erf, otypes=[np.float64])
@@ -136,6 +132,7 @@ def unary(
     rtol: float = 1e-5,
     sample_attrs: tuple[Attrs, ...] = (),
     any_dtype: bool = False,
+    sample_dtype: str = "float32",
 ) -> OpDef:
     """Register a float element-wise op of one operand."""
 
@@ -150,7 +147,7 @@ def unary(
             vjp,
             "any",
             loop=lambda n: pointwise(n, lambda x: body(x, n.attrs)),
-            samples=functools.partial(_samples, *domain, rtol, *sample_attrs),
+            samples=functools.partial(_samples, *domain, rtol, *sample_attrs, dtype=sample_dtype),
             cost=cost,
         )
     )
@@ -306,8 +303,10 @@ def binary(
     domain: tuple[float, float] = (-3.0, 3.0),
     dtype: str = "float32",
     cost: int = 1,
+    body: Callable[[Scalar, Scalar], Scalar] | None = None,
 ) -> OpDef:
-    """Register an element-wise op of two operands of one dtype."""
+    """Register an element-wise op of two operands of one dtype, by default ``Binary(op, a, b)`` in the loop IR."""
+    element = body or (lambda a, b: Binary(op, a, b))
 
     def run(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
         out = np.asarray(ref(xs[0], xs[1]))
@@ -320,7 +319,7 @@ def binary(
             run,
             vjp,
             "any",
-            loop=lambda n: pointwise(n, lambda a, b: Binary(op, a, b)),
+            loop=lambda n: pointwise(n, element),
             samples=functools.partial(_binary_samples, *domain, dtype),
             cost=cost,
         )
@@ -359,6 +358,18 @@ for _name, _ref in (
     ("lt", np.less), ("le", np.less_equal), ("gt", np.greater), ("ge", np.greater_equal), ("eq", np.equal), ("ne", np.not_equal),
 ):  # fmt: skip
     binary(_name, _ref, _name, compare=True)
+
+
+def _floor_div_body(a: Scalar, b: Scalar) -> Scalar:
+    quotient = Binary("div", a, b)
+    return Unary("floor", quotient) if scalar_dtype(a).startswith(("float", "bfloat")) else quotient
+
+
+binary("mod", np.mod, "mod", domain=(0.5, 3.0), cost=8)
+binary("floor_div", np.floor_divide, "div", body=_floor_div_body, domain=(0.5, 3.0), cost=6)
+for _name in ("and", "or", "xor"):  # on bool and on integers, bit by bit
+    binary(f"bitwise_{_name}", getattr(np, f"bitwise_{_name}"), _name, dtype="int64")
+unary("bitwise_not", lambda x, a: np.invert(x), _op1("not"), any_dtype=True, sample_dtype="bool")
 
 
 def _infer_where(types: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:

@@ -73,7 +73,9 @@ def _group_samples() -> Iterable[Sample]:
 
 
 register(
-    OpDef("group_norm", _group_infer, _group_ref, limit="io", decompositions={"moments": _group_decompose}, samples=_group_samples)
+    OpDef(
+        "group_norm", _group_infer, _group_ref, limit="io", decompositions={"moments": _group_decompose}, samples=_group_samples
+    )
 )
 
 

@@ -36,9 +36,9 @@ def weights_1d(size: int, out: int, mode: str, align_corners: bool, scale: float
     ratio = np.float32(1.0 / scale) if scale else np.float32(size) / np.float32(out)
     for i in range(out):
         if mode == "nearest":
-            m[i, min(int(math.floor(np.float32(i) * ratio)), size - 1)] = 1
+            m[i, min(math.floor(np.float32(i) * ratio), size - 1)] = 1
         elif mode == "nearest_exact":
-            m[i, min(int(math.floor(np.float32(i + 0.5) * ratio)), size - 1)] = 1
+            m[i, min(math.floor(np.float32(i + 0.5) * ratio), size - 1)] = 1
         elif mode == "linear":
             at = _source(i, out, size, scale, align_corners)
             at = max(at, 0.0)

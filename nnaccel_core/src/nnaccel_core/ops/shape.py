@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from nnaccel_core.errors import ShapeError
-from nnaccel_core.ir import Dim, Node, Rewriter, TensorType, Value, ceil_div, product, sym
+from nnaccel_core.ir import Dim, Node, Rewriter, TensorType, Value, ceil_div, dim_max, dim_min, product, sym
 from nnaccel_core.loopir.grammar import Binary, Const, Index, Load, Nest, Scalar, Select
 from nnaccel_core.ops.elementwise import axis_names, like, load_broadcast
 from nnaccel_core.ops.registry import Array, Attrs, OpDef, Sample, broadcast_shapes, register, require_equal
@@ -284,24 +284,56 @@ register(
 )
 
 
+PAD_MODES = {"constant": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
+
+
 def _pad_infer(types: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
     x = types[0]
+    mode = attrs.get("mode", "constant")
     if len(attrs["pads"]) != x.rank:
         raise ShapeError("pads needs one (before, after) pair per axis")
-    if attrs.get("mode", "constant") != "constant":
-        raise ShapeError(f"mode {attrs['mode']!r} is not known; known: constant")
+    if mode not in PAD_MODES:
+        raise ShapeError(f"mode {mode!r} is not known; known: {', '.join(PAD_MODES)}")
+    for d, pair in zip(x.shape, attrs["pads"], strict=True):
+        limit = d - 1 if mode == "reflect" else d
+        if mode in ("reflect", "circular") and isinstance(limit, int) and max(pair) > limit:
+            raise ShapeError(f"{mode} padding of {max(pair)} needs more than the {d} elements there are")
+        if mode != "constant" and min(pair) < 0:
+            raise ShapeError(f"{mode} padding cannot crop")
     return (TensorType(tuple(d + lo + hi for d, (lo, hi) in zip(x.shape, attrs["pads"], strict=True)), x.dtype),)
 
 
+def _pad_ref(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
+    mode = PAD_MODES[attrs.get("mode", "constant")]
+    if mode != "constant":
+        return (np.pad(xs[0], attrs["pads"], mode=mode),)  # type: ignore[call-overload]
+    cut = tuple(slice(max(-lo, 0), d - max(-hi, 0)) for d, (lo, hi) in zip(xs[0].shape, attrs["pads"], strict=True))
+    grown = [(max(lo, 0), max(hi, 0)) for lo, hi in attrs["pads"]]
+    return (np.pad(xs[0][cut], grown, constant_values=attrs.get("value", 0.0)),)
+
+
+def _padded_index(at: Dim, extent: Dim, mode: str) -> Dim:
+    """Where a padded position reads from."""
+    if mode == "replicate":
+        return dim_min(dim_max(at, 0), extent - 1)
+    if mode == "circular":
+        return (at + extent) % extent
+    inside = dim_max(at, -at)
+    return dim_min(inside, 2 * (extent - 1) - inside)
+
+
 def _pad_loop(node: Node) -> tuple[Nest]:
-    x, pads = node.inputs[0], node.attrs["pads"]
+    x, pads, mode = node.inputs[0], node.attrs["pads"], node.attrs.get("mode", "constant")
     names = axis_names(x.type.rank)
     at: list[Dim] = [sym(s) - pads[k][0] for k, s in enumerate(names)]
+    if mode != "constant":
+        index = [_padded_index(at[k], x.shape[k], mode) if any(pads[k]) else at[k] for k in range(len(names))]
+        return (Nest(node.output, names, Load(x, tuple(index))),)
     tests: list[Scalar] = []
     for k, (lo, hi) in enumerate(pads):
-        if lo:
+        if lo > 0:
             tests.append(Binary("ge", Index(at[k]), Index(0)))
-        if hi:
+        if hi > 0:
             tests.append(Binary("lt", Index(at[k]), Index(x.shape[k])))
     load = Load(x, tuple(at))
     if not tests:
@@ -315,12 +347,16 @@ register(
     OpDef(
         "pad",
         _pad_infer,
-        lambda xs, a: (np.pad(xs[0], a["pads"], constant_values=a.get("value", 0.0)),),
+        _pad_ref,
         limit="any",
         loop=_pad_loop,
         samples=lambda: [
             Sample((_draw(2, 3, 4),), {"pads": ((0, 0), (1, 2), (0, 3)), "mode": "constant", "value": 0.0}),
-            Sample((_draw(2, 3, 4),), {"pads": ((0, 0), (0, 0), (2, 1)), "mode": "constant", "value": -1.5}),
+            Sample((_draw(2, 3, 4),), {"pads": ((0, 0), (-1, 0), (2, 1)), "mode": "constant", "value": -1.5}),
+            *(
+                Sample((_draw(2, 4, 5),), {"pads": ((0, 0), (2, 1), (0, 3)), "mode": m})
+                for m in ("reflect", "replicate", "circular")
+            ),
         ],
     )
 )

@@ -1,0 +1,122 @@
+"""Transposed convolution: zeros between the inputs, then an ordinary convolution with the turned weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from nnaccel_core.errors import ShapeError
+from nnaccel_core.ir import Node, Rewriter, TensorType, Value, numpy_dtype
+from nnaccel_core.ops.registry import Array, Attrs, OpDef, Sample, register, require_equal
+
+
+def _infer(types: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
+    x, w = types[0], types[1]
+    spatial = x.rank - 2
+    if spatial < 1 or w.rank != x.rank:
+        raise ShapeError("needs x (N, C, spatial...) and w (C, O/groups, spatial...) of one rank >= 3")
+    for key in ("stride", "padding", "output_padding", "dilation"):
+        if len(attrs[key]) != spatial:
+            raise ShapeError(f"{key} {attrs[key]} does not have one entry per spatial axis ({spatial})")
+    require_equal(w.shape[0], x.shape[1], "channels of the weight against channels of the input")
+    sizes = []
+    for k in range(spatial):
+        lo, hi = attrs["padding"][k]
+        span = attrs["dilation"][k] * (w.shape[2 + k] - 1) + 1
+        sizes.append((x.shape[2 + k] - 1) * attrs["stride"][k] + span - lo - hi + attrs["output_padding"][k])
+    return (TensorType((x.shape[0], w.shape[1] * attrs["groups"], *sizes), x.dtype),)
+
+
+def _ref(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
+    x, w = xs[0].astype(np.float64), xs[1].astype(np.float64)
+    groups, spatial = attrs["groups"], x.ndim - 2
+    n, c = x.shape[:2]
+    per_out = w.shape[1]
+    full = [
+        (x.shape[2 + k] - 1) * attrs["stride"][k] + attrs["dilation"][k] * (w.shape[2 + k] - 1) + 1 + attrs["output_padding"][k]
+        for k in range(spatial)
+    ]
+    out = np.zeros((n, groups, per_out, *full))
+    xg = x.reshape(n, groups, c // groups, *x.shape[2:])
+    wg = w.reshape(groups, c // groups, per_out, *w.shape[2:])
+    for at in np.ndindex(*w.shape[2:]):
+        part = np.einsum("ngc...,gco->ngo...", xg, wg[(slice(None), slice(None), slice(None), *at)])
+        where = tuple(
+            slice(
+                at[k] * attrs["dilation"][k],
+                at[k] * attrs["dilation"][k] + (x.shape[2 + k] - 1) * attrs["stride"][k] + 1,
+                attrs["stride"][k],
+            )
+            for k in range(spatial)
+        )
+        out[(slice(None), slice(None), slice(None), *where)] += part
+    cut = tuple(slice(attrs["padding"][k][0], full[k] - attrs["padding"][k][1]) for k in range(spatial))
+    out = out.reshape(n, groups * per_out, *full)[(slice(None), slice(None), *cut)]
+    if len(xs) == 3:
+        out = out + xs[2].reshape(1, -1, *([1] * spatial))
+    return (out.astype(xs[0].dtype),)
+
+
+def _decompose(r: Rewriter, node: Node, inputs: Sequence[Value]) -> Sequence[Value]:
+    x, w, *bias = inputs
+    a, o = node.attrs, node.origin
+    spatial, groups = x.type.rank - 2, a["groups"]
+    if any(s > 1 for s in a["stride"]):
+        shape = (*x.shape[:2], *((d - 1) * s + 1 for d, s in zip(x.shape[2:], a["stride"], strict=True)))
+        zero = r.add("constant", [], {"value": np.zeros((), numpy_dtype(x.dtype))}, origin=o)
+        spread = r.add("expand", [zero], {"shape": shape}, origin=o)
+        slices = {"starts": (0,) * len(shape), "ends": shape, "steps": (1, 1, *a["stride"])}
+        x = r.add("slice_update", [spread, x], slices, origin=o)
+    c, per_out = w.shape[0], w.shape[1]
+    window = w.shape[2:]
+    turned = r.add("flip", [w], {"axes": tuple(range(2, 2 + spatial))}, origin=o)
+    grouped = r.add("reshape", [turned], {"shape": (groups, c // groups, per_out, *window)}, origin=o)
+    swapped = r.add("transpose", [grouped], {"perm": (0, 2, 1, *range(3, 3 + spatial))}, origin=o)
+    weight = r.add("reshape", [swapped], {"shape": (groups * per_out, c // groups, *window)}, origin=o)
+    padding = []
+    for k in range(spatial):
+        size = window[k]
+        if not isinstance(size, int):
+            raise ShapeError(f"{node.where()}: window sizes must be known")
+        reach = a["dilation"][k] * (size - 1)
+        lo, hi = a["padding"][k]
+        padding.append((reach - lo, reach - hi + a["output_padding"][k]))
+    negative = any(p < 0 for pair in padding for p in pair)
+    attrs = {
+        "stride": (1,) * spatial,
+        "padding": tuple((max(lo, 0), max(hi, 0)) for lo, hi in padding),
+        "dilation": a["dilation"],
+        "groups": groups,
+    }
+    out = r.add("conv", [x, weight, *bias], attrs, origin=o)
+    if negative:
+        starts = (0, 0, *(max(-lo, 0) for lo, _ in padding))
+        ends = (*out.shape[:2], *(d - max(-hi, 0) for d, (_, hi) in zip(out.shape[2:], padding, strict=True)))
+        out = r.add("slice", [out], {"starts": starts, "ends": ends, "steps": (1,) * out.type.rank}, origin=o)
+    return (out,)
+
+
+def _samples() -> Iterable[Sample]:
+    rng = np.random.default_rng(24)
+
+    def draw(*shape: int) -> Array:
+        return rng.normal(size=shape).astype(np.float32)
+
+    def attrs(stride: tuple[int, ...], pad: int, extra: int = 0, dilation: int = 1, groups: int = 1) -> Attrs:
+        n = len(stride)
+        return {
+            "stride": stride,
+            "padding": ((pad, pad),) * n,
+            "output_padding": (extra,) * n,
+            "dilation": (dilation,) * n,
+            "groups": groups,
+        }
+
+    yield Sample((draw(2, 4, 5, 6), draw(4, 3, 3, 3), draw(3)), attrs((2, 2), 1, 1), 1e-4)
+    yield Sample((draw(1, 4, 5, 6), draw(4, 3, 2, 2)), attrs((2, 2), 0, groups=2), 1e-4)
+    yield Sample((draw(1, 3, 7), draw(3, 2, 3), draw(2)), attrs((1,), 1, dilation=2), 1e-4)
+    yield Sample((draw(1, 2, 5, 5), draw(2, 3, 1, 1)), attrs((2, 2), 1), 1e-4)
+
+
+register(OpDef("conv_transpose", _infer, _ref, limit="compute", decompositions={"spread": _decompose}, samples=_samples))

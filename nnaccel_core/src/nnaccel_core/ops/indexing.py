@@ -1,0 +1,264 @@
+"""Operators that pick, order or move elements: gather and scatter, flip and roll, sort, top-k, argmax, cumulative sums."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+
+from nnaccel_core.errors import ShapeError
+from nnaccel_core.ir import Dim, Node, TensorType, sym
+from nnaccel_core.loopir.grammar import Load, Nest
+from nnaccel_core.ops.elementwise import axis_names
+from nnaccel_core.ops.reduce import reduced_shape
+from nnaccel_core.ops.registry import Array, Attrs, OpDef, Sample, register
+
+
+def _draw(*shape: int) -> Array:
+    return np.random.default_rng(23).normal(size=shape).astype(np.float32)
+
+
+def _check_axis(x: TensorType, axis: int) -> None:
+    if not 0 <= axis < x.rank:
+        raise ShapeError(f"axis {axis} is not in 0..{x.rank - 1}")
+
+
+def _check_index(t: TensorType) -> None:
+    if t.dtype not in ("int32", "int64"):
+        raise ShapeError(f"indices must be int32 or int64, not {t.dtype}")
+
+
+# --- gather and scatter -------------------------------------------------------------------------------------------
+
+
+def in_range(index: Array, size: int, what: str) -> Array:
+    """``index`` with negative entries counted from the end.
+
+    Raises:
+        ShapeError: an index outside ``-size .. size - 1``.
+    """
+    if index.size and (index.min() < -size or index.max() >= size):
+        raise ShapeError(f"{what}: index {int(index.min())}..{int(index.max())} leaves -{size}..{size - 1}")
+    return np.where(index < 0, index + size, index)
+
+
+def _gather_infer(types: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
+    x, i = types
+    axis = attrs["axis"]
+    _check_axis(x, axis)
+    _check_index(i)
+    return (TensorType((*x.shape[:axis], *i.shape, *x.shape[axis + 1 :]), x.dtype),)
+
+
+def _gather_ref(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
+    x, axis = xs[0], attrs["axis"]
+    return (np.take(x, in_range(xs[1], x.shape[axis], "gather"), axis=axis),)
+
+
+register(
+    OpDef(
+        "gather",
+        _gather_infer,
+        _gather_ref,
+        host=True,
+        samples=lambda: [
+            Sample((_draw(5, 4), np.array([[0, 3], [4, -1]])), {"axis": 0}),
+            Sample((_draw(2, 5, 3), np.array([1, 1, 4], np.int32)), {"axis": 1}),
+        ],
+    )
+)
+
+
+def _elements_infer(types: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
+    _check_axis(types[0], attrs["axis"])
+    _check_index(types[1])
+    return (TensorType(types[1].shape, types[0].dtype),)
+
+
+def _gather_elements_ref(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
+    x, axis = xs[0], attrs["axis"]
+    index = in_range(xs[1], x.shape[axis], "gather_elements")
+    grid = list(np.indices(index.shape, sparse=True))
+    grid[axis] = index
+    return (x[tuple(grid)],)
+
+
+register(
+    OpDef(
+        "gather_elements",
+        _elements_infer,
+        _gather_elements_ref,
+        host=True,
+        samples=lambda: [Sample((_draw(3, 4), np.array([[0, 1], [3, 2], [1, 1]])), {"axis": 1})],
+    )
+)
+
+REDUCTIONS: dict[str, Callable[[Array, tuple[Array, ...], Array], None]] = {
+    "none": lambda out, at, v: out.__setitem__(at, v),
+    "add": np.add.at,
+    "mul": np.multiply.at,
+    "max": np.maximum.at,
+    "min": np.minimum.at,
+}
+
+
+def _scatter_infer(types: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
+    x, i, u = types
+    _check_axis(x, attrs["axis"])
+    _check_index(i)
+    if u.dtype != x.dtype or u.rank != i.rank:
+        raise ShapeError("updates need the dtype of x and the rank of the indices")
+    if attrs.get("reduction", "none") not in REDUCTIONS:
+        raise ShapeError(f"reduction {attrs['reduction']!r} is not known; known: {', '.join(REDUCTIONS)}")
+    return (TensorType(x.shape, x.dtype),)
+
+
+def _scatter_ref(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
+    out, axis = np.array(xs[0]), attrs["axis"]
+    index = in_range(xs[1], out.shape[axis], "scatter_elements")
+    grid: list[Array] = list(np.indices(index.shape))
+    grid[axis] = index
+    values = xs[2][tuple(slice(0, d) for d in index.shape)]
+    REDUCTIONS[attrs.get("reduction", "none")](out, tuple(grid), values)
+    return (out,)
+
+
+def _scatter_samples() -> Iterable[Sample]:
+    index = np.array([[0, 1], [3, 2], [1, 1]])
+    yield Sample((_draw(3, 4), index[:, :1], _draw(3, 1)), {"axis": 1, "reduction": "none"})
+    yield Sample((_draw(3, 4), index, _draw(3, 2)), {"axis": 1, "reduction": "add"})
+
+
+register(OpDef("scatter_elements", _scatter_infer, _scatter_ref, host=True, samples=_scatter_samples))
+
+
+# --- flip and roll -----------------------------------------------------------------------------------------------
+
+
+def _moved(node: Node, at: Callable[[int, Dim, Dim], Dim]) -> tuple[Nest]:
+    x = node.inputs[0]
+    names = axis_names(x.type.rank)
+    index = tuple(at(k, sym(s), x.shape[k]) for k, s in enumerate(names))
+    return (Nest(node.output, names, Load(x, index)),)
+
+
+register(
+    OpDef(
+        "flip",
+        lambda ts, a: (TensorType(ts[0].shape, ts[0].dtype),),
+        lambda xs, a: (np.flip(xs[0], a["axes"]),),
+        limit="any",
+        loop=lambda n: _moved(n, lambda k, i, d: d - 1 - i if k in n.attrs["axes"] else i),
+        samples=lambda: [Sample((_draw(3, 4, 5),), {"axes": (0, 2)})],
+    )
+)
+
+
+def _shift(node: Node, k: int) -> int:
+    return int(sum(s for s, a in zip(node.attrs["shifts"], node.attrs["axes"], strict=True) if a == k))
+
+
+register(
+    OpDef(
+        "roll",
+        lambda ts, a: (TensorType(ts[0].shape, ts[0].dtype),),
+        lambda xs, a: (np.roll(xs[0], a["shifts"], a["axes"]),),
+        limit="any",
+        loop=lambda n: _moved(n, lambda k, i, d: (i - _shift(n, k)) % d if _shift(n, k) else i),
+        samples=lambda: [Sample((_draw(3, 4, 5),), {"shifts": (1, -2), "axes": (0, 2)})],
+    )
+)
+
+
+# --- order --------------------------------------------------------------------------------------------------------
+
+
+def _arg_infer(types: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
+    _check_axis(types[0], attrs["axis"])
+    return (TensorType(reduced_shape(types[0].shape, (attrs["axis"],), attrs["keepdims"]), "int64"),)
+
+
+for _name, _ref in (("argmax", np.argmax), ("argmin", np.argmin)):
+    register(
+        OpDef(
+            _name,
+            _arg_infer,
+            lambda xs, a, f=_ref: (np.asarray(f(xs[0], axis=a["axis"], keepdims=a["keepdims"])).astype(np.int64),),  # type: ignore[misc]
+            host=True,
+            samples=lambda: [Sample((_draw(3, 7),), {"axis": 1, "keepdims": k}) for k in (True, False)],
+        )
+    )
+
+
+def _cumsum_infer(types: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
+    _check_axis(types[0], attrs["axis"])
+    return (TensorType(types[0].shape, types[0].dtype),)
+
+
+register(
+    OpDef(
+        "cumsum",
+        _cumsum_infer,
+        lambda xs, a: (np.cumsum(xs[0], axis=a["axis"]).astype(xs[0].dtype),),
+        host=True,
+        samples=lambda: [Sample((_draw(3, 5),), {"axis": 1})],
+    )
+)
+
+
+def _ordered(x: Array, axis: int, descending: bool) -> Array:
+    """Stable order of ``x`` along ``axis``; NaN counts as the largest, as in torch."""
+    if not descending:
+        return np.argsort(x, axis=axis, kind="stable")
+    # Sorting the reversed array ascending and reversing twice keeps equal elements in order.
+    back = np.flip(x, axis)
+    order = np.flip(np.argsort(back, axis=axis, kind="stable"), axis)
+    return x.shape[axis] - 1 - order
+
+
+def _topk_infer(types: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
+    x, axis, k = types[0], attrs["axis"], attrs["k"]
+    _check_axis(x, axis)
+    extent = x.shape[axis]
+    if isinstance(extent, int) and not 0 <= k <= extent:
+        raise ShapeError(f"k {k} is not in 0..{extent}")
+    shape = (*x.shape[:axis], k, *x.shape[axis + 1 :])
+    return (TensorType(shape, x.dtype), TensorType(shape, "int64"))
+
+
+def _topk_ref(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
+    x, axis = xs[0], attrs["axis"]
+    order = _ordered(x, axis, attrs.get("largest", True)).take(range(attrs["k"]), axis=axis)
+    return (np.take_along_axis(x, order, axis), order.astype(np.int64))
+
+
+register(
+    OpDef(
+        "topk",
+        _topk_infer,
+        _topk_ref,
+        host=True,
+        samples=lambda: [Sample((_draw(3, 7),), {"axis": 1, "k": 3, "largest": big}) for big in (True, False)],
+    )
+)
+
+
+def _sort_infer(types: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
+    _check_axis(types[0], attrs["axis"])
+    return (TensorType(types[0].shape, types[0].dtype), TensorType(types[0].shape, "int64"))
+
+
+def _sort_ref(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
+    order = _ordered(xs[0], attrs["axis"], attrs.get("descending", False))
+    return (np.take_along_axis(xs[0], order, attrs["axis"]), order.astype(np.int64))
+
+
+register(
+    OpDef(
+        "sort",
+        _sort_infer,
+        _sort_ref,
+        host=True,
+        samples=lambda: [Sample((_draw(3, 7),), {"axis": 1, "descending": d}) for d in (True, False)],
+    )
+)

@@ -14,7 +14,7 @@ from nnaccel_core.interp import run_graph, run_values
 from nnaccel_core.ir import Graph, channels_last, sym
 from nnaccel_core.ir.verify import verify
 from nnaccel_core.ops.registry import infer
-from nnaccel_core.passes import canonicalize, fold, layout
+from nnaccel_core.passes import canonicalize, concat, fold, layout
 from nnaccel_core.passes.pipeline import GRAPH_PASSES, run_passes
 from nnaccel_core.passes.prepare import split_prepare
 
@@ -183,7 +183,23 @@ def random_graphs(draw) -> Graph:
         v = draw(st.sampled_from(live))
         kind = draw(
             st.sampled_from(
-                ["relu", "clip", "sigmoid", "add", "mul", "param", "conv", "dw", "bn", "pool", "avg", "view", "mean", "same"]
+                [
+                    "relu",
+                    "clip",
+                    "sigmoid",
+                    "add",
+                    "mul",
+                    "param",
+                    "conv",
+                    "dw",
+                    "bn",
+                    "pool",
+                    "avg",
+                    "view",
+                    "mean",
+                    "same",
+                    "cat",
+                ]
             )
         )
         c = v.shape[1]
@@ -208,6 +224,9 @@ def random_graphs(draw) -> Graph:
             w = b("avg_pool", v, kernel=(3, 3), stride=(1, 1), padding=((1, 1), (1, 1)), ceil_mode=False, count_include_pad=False)
         elif kind == "view":
             w = b("transpose", b("transpose", v, perm=(0, 2, 3, 1)), perm=(0, 3, 1, 2))
+        elif kind == "cat":
+            partners = [u for u in live if u.shape[2:] == v.shape[2:] and u.shape[1] < 16]
+            w = b("concat", v, draw(st.sampled_from(partners)) if partners else v, axis=1)
         elif kind == "mean":
             w = b("add", v, b("reduce_mean", v, axes=(2, 3), keepdims=True))
         else:
@@ -217,7 +236,9 @@ def random_graphs(draw) -> Graph:
     return b.done(*outs)
 
 
-PASSES = [(name, run) for name, run in GRAPH_PASSES] + [
+PASSES = [
+    *GRAPH_PASSES,
+    ("merge_sibling_convolutions", concat.merge_sibling_convolutions),
     ("assign_layouts", layout.assign_layouts),
     ("materialize_outputs", layout.materialize_outputs),
     ("split_prepare", lambda g: split_prepare(g) and g),

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from nnaccel_core.ir import Graph
 from nnaccel_core.ir.verify import verify
 from nnaccel_core.ops.registry import infer
-from nnaccel_core.passes import canonicalize, fold
+from nnaccel_core.passes import canonicalize, concat, fold
 
 GraphPass = Callable[[Graph], Graph]
 
@@ -17,6 +17,9 @@ GRAPH_PASSES: tuple[tuple[str, GraphPass], ...] = (
     ("merge_views", canonicalize.merge_views),
     ("fold_batch_norm", fold.fold_batch_norm),
     ("fold_bias", fold.fold_bias),
+    ("merge_concats", concat.merge_concats),
+    ("move_before_concat", concat.move_before_concat),
+    ("activate_after_max_pool", concat.activate_after_max_pool),
     ("decompose", fold.decompose),
     ("fold_constants", canonicalize.fold_constants),
     ("eliminate_common_subexpressions", canonicalize.eliminate_common_subexpressions),

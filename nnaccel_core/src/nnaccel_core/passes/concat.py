@@ -1,0 +1,169 @@
+"""Passes around concat and pooling: do the work where the tensors are small."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from nnaccel_core.ir import Graph, Node, Rewriter, Value, evaluate, free_symbols
+from nnaccel_core.ops.registry import lookup, rewriter
+from nnaccel_core.passes.fold import parameter_values
+
+#: Pooling windows never cross channels, so they commute with a concat of channels.
+POOLING = frozenset({"max_pool", "avg_pool"})
+#: Non-decreasing functions commute with taking a maximum.
+MONOTONIC = frozenset({"relu", "clip", "sigmoid", "tanh", "leaky_relu"})
+#: What a library call before them takes as an epilogue for nothing.
+PRODUCTS = frozenset({"conv", "matmul"})
+
+
+def _single_use(graph: Graph) -> set[Value]:
+    """Values read by exactly one node and not returned."""
+    uses = graph.uses()
+    results = set(graph.results())
+    return {v for v, nodes in uses.items() if len(nodes) == 1 and v not in results}
+
+
+def merge_concats(graph: Graph) -> Graph:
+    """concat(a, concat(b, c)) along one axis becomes concat(a, b, c) where nothing else reads the inner one."""
+    r = rewriter(graph)
+    single = _single_use(graph)
+    inner: dict[Value, Node] = {}
+    for node in graph.nodes:
+        if node.op != "concat":
+            r.emit(node)
+            continue
+        flat: list[Value] = []
+        for v in node.inputs:
+            source = inner.get(v)
+            if source is not None and v in single and source.attrs["axis"] == node.attrs["axis"]:
+                flat += source.inputs
+            else:
+                flat.append(r.get(v))
+        made = r.emit(node, flat) if len(flat) == len(node.inputs) else None
+        if made is None:
+            r.alias(node.output, r.add("concat", flat, node.attrs, origin=node.origin, name=node.output.name))
+            made = r.nodes[-1]
+        inner[node.output] = made
+    return r.finish()
+
+
+def _elementwise_of_one(node: Node) -> bool:
+    return len(node.inputs) == 1 and lookup(node.op).limit == "any" and node.op not in ("expand", "slice", "pad", "flip", "roll")
+
+
+def _static_size(v: Value) -> int:
+    """Elements of ``v`` with every symbol counted as one: sizes are compared, and batch scales both sides."""
+    return evaluate(v.type.size, dict.fromkeys(free_symbols(v.type.size), 1))
+
+
+def _each_part(r: Rewriter, node: Node, concat: Node, attrs: Mapping[str, Any]) -> Value:
+    parts = [r.add(node.op, [r.get(v)], attrs, origin=node.origin, name=node.output.name) for v in concat.inputs]
+    return r.add("concat", parts, concat.attrs, origin=concat.origin, name=node.output.name)
+
+
+def move_before_concat(graph: Graph) -> Graph:
+    """pool(concat(a, b)) becomes concat(pool(a), pool(b)): the concat then copies the smaller tensors.
+
+    Element-wise layers move too, where that repeats no work: they join their producers instead of running over the
+    whole concat. A part that others read as well keeps its place, since it would be computed twice.
+    """
+    r = rewriter(graph)
+    single = _single_use(graph)
+    concats: dict[Value, Node] = {}
+    for node in graph.nodes:
+        concat = concats.get(node.inputs[0]) if node.inputs else None
+        movable = False
+        if concat is not None and node.inputs[0] in single:
+            if node.op in POOLING and concat.attrs["axis"] == 1:
+                movable = _static_size(node.output) < _static_size(node.inputs[0])
+            elif _elementwise_of_one(node):
+                movable = all(v in single for v in concat.inputs)
+        if movable and concat is not None:
+            r.alias(node.output, _each_part(r, node, concat, node.attrs))
+        else:
+            r.emit(node)
+        if node.op == "concat":
+            concats[node.output] = node
+    return r.finish()
+
+
+def activate_after_max_pool(graph: Graph) -> Graph:
+    """max_pool(relu(x)) becomes relu(max_pool(x)), equal for every monotonic function: fewer elements to activate.
+
+    Not behind a convolution or product, whose epilogue activates for nothing.
+    """
+    r = rewriter(graph)
+    single = _single_use(graph)
+    producers = graph.producers()
+    for node in graph.nodes:
+        activation = producers.get(node.inputs[0]) if node.inputs else None
+        if (
+            node.op == "max_pool"
+            and activation is not None
+            and activation.op in MONOTONIC
+            and node.inputs[0] in single
+            and activation.attrs.get("alpha", 0.0) >= 0
+        ):
+            source = producers.get(activation.inputs[0])
+            if source is None or source.op not in PRODUCTS:
+                pooled = r.add("max_pool", [r.get(activation.inputs[0])], node.attrs, origin=node.origin)
+                made = r.add(activation.op, [pooled], activation.attrs, origin=activation.origin, name=node.output.name)
+                r.alias(node.output, made)
+                continue
+        r.emit(node)
+    return r.finish()
+
+
+def merge_sibling_convolutions(graph: Graph) -> Graph:
+    """1x1 convolutions of one input with equal attributes become one, whose result is sliced apart.
+
+    The input is read once and the product is wider. Only where the slices go into element-wise layers, other 1x1
+    convolutions or a concat, which read slices in place, and where the weights are parameters.
+    """
+    r = rewriter(graph)
+    uses = graph.uses()
+    results = set(graph.results())
+    fixed = parameter_values(graph)
+    groups: dict[tuple[Any, ...], list[Node]] = {}
+    for node in graph.nodes:
+        if node.op == "conv" and all(v in fixed for v in node.inputs[1:]) and all(k == 1 for k in node.inputs[1].shape[2:]):
+            if node.attrs["groups"] == 1 and node.output not in results:
+                key = (node.inputs[0], len(node.inputs), tuple(sorted(node.attrs.items())))
+                groups.setdefault(key, []).append(node)
+    merged = {id(n): nodes for nodes in groups.values() if len(nodes) > 1 for n in nodes if _mergeable(nodes, uses)}
+    # Weights first: the first sibling now needs those of the last.
+    for node in sorted(graph.nodes, key=lambda n: n.output not in fixed if len(n.outputs) == 1 else True):
+        nodes = merged.get(id(node))
+        if nodes is None:
+            r.emit(node)
+        elif node is nodes[0]:
+            _merge(r, nodes)
+    return r.finish()
+
+
+def _mergeable(nodes: list[Node], uses: Mapping[Value, list[Node]]) -> bool:
+    """Whether every result is only read by what reads slices in place."""
+    for n in nodes:
+        for reader in uses.get(n.output, ()):
+            one_by_one = reader.op == "conv" and all(k == 1 for k in reader.inputs[1].shape[2:])
+            if not (one_by_one or reader.op == "concat" or lookup(reader.op).limit == "any"):
+                return False
+    return True
+
+
+def _merge(r: Rewriter, nodes: list[Node]) -> None:
+    first = nodes[0]
+    weights = r.add("concat", [r.get(n.inputs[1]) for n in nodes], {"axis": 0}, origin=first.origin)
+    operands = [r.get(first.inputs[0]), weights]
+    if len(first.inputs) == 3:
+        operands.append(r.add("concat", [r.get(n.inputs[2]) for n in nodes], {"axis": 0}, origin=first.origin))
+    whole = r.add("conv", operands, first.attrs, origin=first.origin, name="merged")
+    at = 0
+    for n in nodes:
+        channels = evaluate(n.output.shape[1], {})
+        starts = (0, at, *([0] * (whole.type.rank - 2)))
+        ends = (whole.shape[0], at + channels, *whole.shape[2:])
+        part = r.add("slice", [whole], {"starts": starts, "ends": ends, "steps": (1,) * whole.type.rank}, origin=n.origin)
+        r.alias(n.output, part)
+        at += channels

@@ -1,0 +1,42 @@
+# Everything is installed into .venv by scripts/bootstrap.py, which is quick when nothing changed.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help demo test quick lint test-install doctor clean
+
+help:
+	@echo "make demo          classify photos before and after nnaccel.optimize"
+	@echo "make test          install what is needed, lint, run all tests"
+	@echo "make quick         the tests that take seconds (needs one 'make test' or 'make demo' before)"
+	@echo "make lint          ruff, mypy, import rules"
+	@echo "make test-install  build every package and install subsets of them in fresh environments"
+	@echo "make doctor        what was found, what is missing"
+	@echo "make clean         remove .venv and build folders"
+
+demo:
+	@$(PYTHON) scripts/bootstrap.py demo
+	@$(BIN)/nnaccel demo
+
+test:
+	@$(PYTHON) scripts/bootstrap.py demo test
+	@$(MAKE) --no-print-directory lint
+	$(BIN)/python -m pytest
+
+quick:
+	$(BIN)/python -m pytest -q tests/test_quick.py
+
+lint:
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test-install:
+	@$(PYTHON) scripts/bootstrap.py test
+	$(BIN)/python -m pytest -m install tests/repo
+
+doctor:
+	@$(PYTHON) scripts/bootstrap.py
+	$(BIN)/nnaccel doctor
+
+clean:
+	rm -rf .venv build */build */*.egg-info */src/*.egg-info examples/*/build examples/*/src/*.egg-info

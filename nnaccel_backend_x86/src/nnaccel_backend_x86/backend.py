@@ -1,0 +1,125 @@
+"""The x86 backend: generated kernels and oneDNN, run by the native runtime."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+from nnaccel_backend_x86 import native, probe
+from nnaccel_backend_x86.candidates import Proposer
+from nnaccel_backend_x86.executable import X86Executable
+from nnaccel_backend_x86.memory import X86Memory
+from nnaccel_backend_x86.onednn import DST, SRC, PrimitiveCall, pack_primitive
+from nnaccel_core.api import Backend, Diagnosis, Machine, Memory
+from nnaccel_core.errors import ToolchainError
+from nnaccel_core.ir import Env, Graph, Node
+from nnaccel_core.options import Options
+from nnaccel_core.plan import Plan
+from nnaccel_core.select.candidate import Candidate
+
+if TYPE_CHECKING:
+    from nnaccel_backend_x86.toolchain import KernelCompiler
+    from nnaccel_core.loopir.printer import Printer
+
+
+class X86Backend(Backend):
+    """x86-64 processors under Linux."""
+
+    name: ClassVar[str] = "x86"
+    devices: ClassVar[tuple[str, ...]] = ("cpu",)
+
+    def __init__(self, machine: Machine, device: str) -> None:
+        super().__init__(machine, device)
+        self._compiler: KernelCompiler | None = None
+
+    @classmethod
+    def probe(cls) -> Machine | None:
+        """See `nnaccel_backend_x86.probe.probe`."""
+        return probe.probe()
+
+    @classmethod
+    def diagnose(cls) -> Sequence[Diagnosis]:
+        return [*_processor(), *_libraries(), *_compilers()]
+
+    @property
+    def compiler(self) -> KernelCompiler:
+        """The compiler of generated kernels, looked for on first use."""
+        if self._compiler is None:
+            from nnaccel_backend_x86.toolchain import KernelCompiler
+
+            self._compiler = KernelCompiler(self.machine)
+        return self._compiler
+
+    def printer(self) -> Printer:
+        return self.compiler.printer()
+
+    def candidates(self, graph: Graph, env: Env, options: Options) -> Sequence[Candidate]:
+        """oneDNN convolutions and products with their epilogues, and layout copies; never its reference code.
+
+        With ``numerics="fast"`` a ReLU or clip inside an epilogue turns NaN into its bound, as oneDNN does.
+
+        Raises:
+            ToolchainError: the runtime or oneDNN is missing.
+        """
+        if not options.libraries:
+            return ()
+        return Proposer(graph, env, self.machine, options.numerics == "strict").propose()
+
+    def pack_candidate(self, node: Node) -> Candidate:
+        """The reorder that runs ``node``, an op ``pack`` with a `Pack.key` of this backend.
+
+        Raises:
+            ToolchainError: the key is unknown to this version.
+        """
+        primitive = pack_primitive(node, self.machine.cores)
+        call = PrimitiveCall(primitive, (SRC,), (DST,))
+        return Candidate((node,), node.inputs, node.outputs, 0.0, f"pack {node.attrs['key']}", call, self.name)
+
+    def build(self, plan: Plan, options: Options) -> X86Executable:
+        return X86Executable(plan, lambda kernels: self.compiler.load(kernels), self.machine.cores)
+
+    def memory(self, nbytes: int) -> Memory:
+        return X86Memory(nbytes)
+
+
+def _processor() -> Sequence[Diagnosis]:
+    machine = probe.probe()
+    if machine is None:
+        return [Diagnosis("processor", False, "no x86-64 processor with SSE 4.2, or not Linux")]
+    detail = (
+        f"{machine.name}: {machine.isa}, {machine.cores} cores, L1 {machine.l1 >> 10} KiB, L2 {machine.l2 >> 10} KiB, "
+        f"about {machine.flops / 1e9:.0f} GFLOP/s"
+    )
+    return [Diagnosis("processor", True, detail)]
+
+
+def _libraries() -> Sequence[Diagnosis]:
+    lines = []
+    runtime, onednn = native.find_runtime(), native.find_onednn()
+    try:
+        native.load_openmp()
+        lines.append(Diagnosis("OpenMP (libgomp)", True, _mapped("libgomp.so.1")))
+    except ToolchainError as e:
+        lines.append(Diagnosis("OpenMP (libgomp)", False, str(e), "apt-get install libgomp1"))
+    try:
+        native.library()
+        lines.append(Diagnosis("oneDNN", True, f"{native.onednn_version()} ({onednn or _mapped(native.ONEDNN_SONAME)})"))
+        lines.append(Diagnosis("x86 runtime", True, str(runtime)))
+    except ToolchainError as e:
+        fix = "pip install --force-reinstall nnaccel_backend_x86" if onednn else native.ONEDNN_INSTALL
+        lines.append(Diagnosis("oneDNN" if onednn is None else "x86 runtime", False, str(e), fix))
+    return lines
+
+
+def _compilers() -> Sequence[Diagnosis]:
+    from nnaccel_backend_x86.toolchain import diagnose
+
+    return diagnose()
+
+
+def _mapped(name: str) -> str:
+    """Path of the mapped library of this name."""
+    ctypes.CDLL(name)
+    with open("/proc/self/maps", encoding="utf-8") as maps:
+        return next((line.split(maxsplit=5)[5].strip() for line in maps if name in line), name)

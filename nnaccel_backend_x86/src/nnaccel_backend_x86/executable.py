@@ -1,0 +1,196 @@
+"""Builds a plan in the native runtime, and runs it."""
+
+from __future__ import annotations
+
+import array
+import ctypes
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from nnaccel_backend_x86 import native
+from nnaccel_backend_x86.onednn import PrimitiveCall, sizes
+from nnaccel_core.api import Executable
+from nnaccel_core.errors import NnaccelError
+from nnaccel_core.ir import numpy_dtype
+from nnaccel_core.ops.registry import lookup
+from nnaccel_core.plan import SPACES, BufferRef, HostStep, KernelStep, LibraryStep, Plan
+
+#: Kernels estimated to take less than this in all run on the calling thread: waking others takes longer.
+SERIAL_SECONDS = 2e-6
+
+Addresses = Sequence[int]
+Lists = dict[str, "array.array[int]"]
+
+
+def _refs(refs: Sequence[BufferRef]) -> Any:
+    return (native.Ref * max(1, len(refs)))(*(native.Ref(SPACES.index(r.space), r.index, r.offset) for r in refs))
+
+
+class X86Executable(Executable):
+    """A plan in the native runtime: no Python runs between its steps, except for host steps.
+
+    Set `profiling` to have the following runs timed step by step, for `profile`.
+    """
+
+    def __init__(self, plan: Plan, addresses: Callable[[Sequence[Any]], Sequence[int]], threads: int) -> None:
+        """``addresses`` compiles kernels; primitives are created now for runs on ``threads`` threads, others when needed.
+
+        Raises:
+            ToolchainError: a compiler failed; NnaccelError: oneDNN refused a primitive (names the layer).
+        """
+        self.profiling = False
+        self.name = plan.name
+        self._plan = plan
+        self._library = native.library()
+        self._constants = tuple(np.ascontiguousarray(c) for c in plan.constants)
+        self._origins = tuple(s.origin or type(s).__name__ for s in plan.steps)
+        self._host = tuple(i for i, s in enumerate(plan.steps) if isinstance(s, HostStep))
+        self._profile: tuple[tuple[str, float], ...] = ()
+        self._last: tuple[Sequence[int], Any, int] = ((), array.array("Q"), 0)
+        constants = array.array("Q", [c.ctypes.data for c in self._constants])
+        kernels = plan.kernels()
+        compiled = dict(zip(map(id, kernels), addresses(kernels), strict=True)) if kernels else {}
+        self._handle = self._library.nnx_plan_new(plan.arena, len(constants), constants.buffer_info()[0])
+        if not self._handle:
+            native.check(2, f"building {plan.name}")
+        self._run = self._library.nnx_plan_run
+        for step in plan.steps:
+            if isinstance(step, KernelStep):
+                self._add_kernel(step, compiled[id(step.kernel)])
+            elif isinstance(step, LibraryStep):
+                self._add_primitive(step)
+        native.check(self._library.nnx_plan_prepare(self._handle, threads), f"building {plan.name}")
+
+    def __del__(self) -> None:
+        handle = getattr(self, "_handle", None)
+        if handle:
+            self._library.nnx_plan_free(handle)
+
+    def _add_kernel(self, step: KernelStep, function: int) -> None:
+        dims = array.array("q", step.dims)
+        serial = 0.0 < step.seconds < SERIAL_SECONDS
+        status = self._library.nnx_plan_add_kernel(
+            self._handle, function, len(step.buffers), _refs(step.buffers), len(dims), dims.buffer_info()[0],
+            step.tasks, step.scratch, serial, step.origin.encode(),
+        )  # fmt: skip
+        native.check(status, step.origin)
+
+    def _add_primitive(self, step: LibraryStep) -> None:
+        call = step.candidate.impl
+        if not isinstance(call, PrimitiveCall):
+            raise NnaccelError(f"{step.origin}: the candidate {step.candidate.reason!r} is not of the x86 backend")
+        pairs = [*zip(call.inputs, step.inputs, strict=True), *zip(call.outputs, step.outputs, strict=True)]
+        arguments = (native.Argument * len(pairs))()
+        for a, (number, ref) in zip(arguments, pairs, strict=True):
+            if ref.strides is not None and ref.strides != ref.type.strides():
+                raise NnaccelError(f"{step.origin}: {step.candidate.reason} got a strided operand, which it does not take")
+            a.arg, a.stride = number, call.strides.get(number, 0)
+            a.ref = native.Ref(SPACES.index(ref.space), ref.index, ref.offset)
+        spec = array.array("q", call.primitive.encode())
+        label = f"{step.origin} ({step.candidate.reason}; {step.inputs[0].type} -> {step.outputs[0].type})"
+        status = self._library.nnx_plan_add_primitive(
+            self._handle, spec.buffer_info()[0], len(spec), len(pairs), arguments, call.repeat, label.encode()
+        )
+        native.check(status, step.origin)
+
+    def run(self, inputs: Addresses, prepared: Addresses, outputs: Addresses, threads: int, stream: int) -> None:
+        """Run on memory at these addresses, on at most ``threads`` threads; ``stream`` is not used.
+
+        Raises:
+            OutOfMemoryError: the arena could not be allocated; NnaccelError: a primitive failed (names the layer).
+        """
+        # Prepared memory is mostly the same tuple in every call; a list may have changed in place.
+        last, held, prepared_at = self._last
+        if prepared is not last or type(prepared) is not tuple:
+            held = array.array("Q", prepared)
+            prepared_at = held.buffer_info()[0]
+            self._last = (prepared, held, prepared_at)
+        given, wanted = array.array("Q", inputs), array.array("Q", outputs)
+        if self._host or self.profiling:
+            self._run_in_pieces(given, held, wanted, threads)
+            return
+        status = self._run(self._handle, given.buffer_info()[0], prepared_at, wanted.buffer_info()[0], threads, None)
+        if status:
+            native.check(status, f"running {self.name}")
+
+    def call_bytes(self, threads: int) -> int:
+        """Bytes of scratch memory one call on ``threads`` threads takes: arena, oneDNN's scratch, tile memory.
+
+        Raises:
+            NnaccelError: a primitive cannot be created for this many threads.
+        """
+        found = int(self._library.nnx_plan_call_bytes(self._handle, threads))
+        native.check(int(found < 0), self.name)
+        return found
+
+    def prepared_bytes(self) -> int:
+        """Bytes of the prepared parameters the plan reads."""
+        return sum(t.itemsize * math.prod(sizes(t)) for t in self._plan.prepared)
+
+    def profile(self) -> Sequence[tuple[str, float]]:
+        return self._profile
+
+    # --- host steps --------------------------------------------------------------------------------------------
+
+    def _run_in_pieces(self, inputs: Any, prepared: Any, outputs: Any, threads: int) -> None:
+        lists: Lists = {"input": inputs, "prepared": prepared, "output": outputs}
+        native_steps = len(self._origins) - len(self._host)
+        seconds = (ctypes.c_double * max(1, native_steps))() if self.profiling else None
+        host_seconds: list[float] = []
+        call = ctypes.c_void_p()
+        status = self._library.nnx_call_begin(self._handle, threads, ctypes.byref(call))
+        native.check(status, f"running {self.name}")
+        try:
+            arena = self._library.nnx_call_arena(call) or 0
+            done = 0
+            for count, index in enumerate((*self._host, len(self._origins))):
+                until = index - count  # native steps before this host step
+                if until > done:
+                    status = self._library.nnx_call_steps(
+                        call, done, until, inputs.buffer_info()[0], prepared.buffer_info()[0], outputs.buffer_info()[0], seconds
+                    )
+                    native.check(status, f"running {self.name}")
+                    done = until
+                if index < len(self._origins):
+                    started = time.perf_counter()
+                    self._run_host(index, lists, arena)
+                    host_seconds.append(time.perf_counter() - started)
+        finally:
+            self._library.nnx_call_end(call)
+        if seconds is not None:
+            native_times, host_times = iter(seconds), iter(host_seconds)
+            self._profile = tuple(
+                (name, next(host_times) if i in self._host else next(native_times)) for i, name in enumerate(self._origins)
+            )
+
+    def _run_host(self, index: int, lists: Lists, arena: int) -> None:
+        step = self._plan.steps[index]
+        assert isinstance(step, HostStep)
+        views = [self._view(r, lists, arena) for r in step.inputs]
+        results = lookup(step.node.op, step.node.where()).ref(views, step.node.attrs)
+        for ref, result in zip(step.outputs, results, strict=True):
+            self._view(ref, lists, arena)[...] = result
+
+    def _view(self, ref: BufferRef, lists: Lists, arena: int) -> np.ndarray[Any, Any]:
+        """The placed tensor in logical axis order, without a copy."""
+        if ref.space == "constant":
+            base = self._constants[ref.index].ctypes.data
+        else:
+            base = arena if ref.space == "arena" else lists[ref.space][ref.index]
+        return view(base + ref.offset, ref)
+
+
+def view(address: int, ref: BufferRef) -> np.ndarray[Any, Any]:
+    """A numpy view, in logical axis order, of the tensor ``ref`` at ``address``. The caller keeps the memory alive."""
+    shape, dtype = sizes(ref.type), numpy_dtype(ref.type.dtype)
+    if 0 in shape:
+        return np.empty(shape, dtype)
+    strides = tuple(int(s) * dtype.itemsize for s in ref.element_strides())
+    span = sum((d - 1) * s for d, s in zip(shape, strides, strict=True)) + dtype.itemsize
+    raw = memoryview((ctypes.c_uint8 * span).from_address(address))
+    found: np.ndarray[Any, Any] = np.ndarray(shape, dtype, raw, 0, strides)
+    return found

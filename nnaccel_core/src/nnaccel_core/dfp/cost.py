@@ -1,0 +1,215 @@
+"""The pure function `plan`: tile sizes of a group at the sizes of this call, and what it will cost.
+
+Analytic: the time of a kernel is the larger of its arithmetic and its traffic, plus a constant for launch and
+barrier. Bytes of a value that fits the last-level cache beside its neighbors come from there, not from memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from nnaccel_core.dfp.emit import WINDOW
+from nnaccel_core.dfp.nests import loads_of, scalar_cost
+from nnaccel_core.dfp.regions import Region, Tiling
+from nnaccel_core.dfp.scalars import step_along
+from nnaccel_core.dfp.spmd import kernel_dims, scratch_sizes
+from nnaccel_core.dfp.storage import Staged
+from nnaccel_core.ir import Dim, Value, ceil_div, dim_min, product, sym
+from nnaccel_core.ir.types import ITEMSIZE
+from nnaccel_core.loopir.grammar import Binary, Nest
+
+if TYPE_CHECKING:
+    from nnaccel_core.api import Machine
+
+#: Seconds to start a kernel's tasks and wait for the last one.
+LAUNCH = 3e-6
+#: Seconds of loop set-up per task.
+TASK = 2e-7
+#: Part of the peak that generated loops reach: of stencils and the like, and of products, which are not blocked for
+#: the caches.
+EFFICIENCY, PRODUCT_EFFICIENCY = 0.45, 0.25
+#: How much longer a term takes for each of its loads that no choice of SIMD axis makes contiguous.
+STRIDED = 8
+#: Times faster than memory: the last-level cache, and the level-2 caches.
+L3_SPEED, L2_SPEED = 2.0, 4.0
+#: Part of a kernel's time lost when each core gets a single task: cores are never equally fast.
+IMBALANCE = 0.25
+#: Tile candidates looked at per plan, and tasks wanted per core.
+CANDIDATES, TASKS_PER_CORE = 16, 3
+#: Plans remembered per structure; a network with ever new sizes starts over.
+REMEMBERED = 256
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a group runs at given sizes.
+
+    Attributes:
+        tiles: tile size per tiled axis; tasks: tiles in all; scratch: bytes of tile memory per thread.
+        bytes: moved from or to memory or the last-level cache; flops: arithmetic, repeated work included.
+    """
+
+    tiles: tuple[int, ...]
+    tasks: int
+    scratch: int
+    bytes: int
+    flops: int
+    seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A group's cost as compiled functions of its dims: built once per structure.
+
+    Attributes:
+        extents: ``f(*dims)`` -> tiled extents and bytes of each argument.
+        tile: ``f(*dims, *tiles)`` -> scratch bytes, operations and streamed bytes of one task.
+        steps: smallest tile per tiled axis (a vector for the contiguous axis).
+        efficiency: part of the peak that the loops reach; plans: those made so far.
+    """
+
+    extents: Callable[..., tuple[int, ...]]
+    tile: Callable[..., tuple[int, int, int]]
+    axes: int
+    steps: tuple[int, ...]
+    efficiency: float
+    plans: dict[tuple[tuple[int, ...], Machine], Plan] = field(default_factory=dict)
+
+
+def compile_dims(names: Sequence[str], dims: Sequence[Dim]) -> Callable[..., Any]:
+    """A function of the symbols ``names`` that evaluates ``dims``; a dim prints as the Python expression it means."""
+    return eval(f"lambda {', '.join(names)}: ({''.join(f'{d},' for d in dims)})")  # type: ignore[no-any-return]
+
+
+def _sizes(shape: Sequence[Dim], region: Region) -> list[Dim]:
+    return [d if s is None else dim_min(s.size(sym(f"t{s.tile}")), d) for d, s in zip(shape, region, strict=True)]
+
+
+def strided_loads(nest: Nest) -> int:
+    """How many loads of a nest's terms are strided along the best SIMD axis."""
+    axes = [a for a, d in zip(nest.axes, nest.out.shape, strict=True) if d != 1]
+    axes += [r for r, e in nest.reduce if not (isinstance(e, int) and e <= WINDOW)]
+    loads = list(loads_of(nest.body))
+    counts = []
+    for axis in axes:
+        steps = [step_along(ld.index, ld.buffer.type.strides(), axis) for ld in loads if isinstance(ld.buffer, Value)]
+        counts.append(sum(step not in (0, 1) for step in steps))
+    return min(counts, default=0)
+
+
+def _work(nest: Nest, points: Dim) -> Dim:
+    """Operations of a nest, counting a multiply-add as two and strided loads as the operations they delay."""
+    slow = 1 + STRIDED * strided_loads(nest)
+    if nest.combine is None:
+        return points * 2 * max(1, scalar_cost(nest.body)) * slow
+    per_term = (2 + 2 * scalar_cost(nest.body)) * slow
+    if nest.combine == "sum" and isinstance(nest.body, Binary) and nest.body.op == "mul":
+        per_term -= 2 * slow
+    return points * (product(e for _, e in nest.reduce) * per_term + 2 * scalar_cost(nest.final))
+
+
+def model(staged: Staged, tiling: Tiling, simd_bytes: int, efficiency: float = EFFICIENCY) -> Model:
+    """The cost model of a kernel that reaches ``efficiency`` of the machine's peak."""
+    arguments = (*staged.inputs, *staged.outputs)
+    sizes: list[Dim] = [*tiling.extents, *(v.type.nbytes for v in arguments)]
+    scratch: Dim = 0
+    for v, shape in scratch_sizes(staged, tiling.regions):
+        scratch = scratch + ceil_div(product(shape) * ITEMSIZE[v.dtype], 64) * 64
+    work: Dim = 0
+    for n in staged.nests:
+        work = work + _work(n, product(_sizes(n.out.shape, tiling.regions[n.out])))
+    streamed: Dim = 0
+    for v in arguments:
+        region = tiling.regions.get(v)
+        if region is not None:
+            streamed = streamed + product(_sizes(v.shape, region)) * v.type.itemsize
+    dims = kernel_dims(staged, tiling)
+    free = tuple(d for d in dims if d[0] != "t")
+    root = staged.outputs[-1]
+    lanes = max(1, simd_bytes // ITEMSIZE[root.dtype])
+    steps = tuple(4 * lanes if a == root.type.layout[-1] else 1 for a in tiling.axes)
+    return Model(compile_dims(free, sizes), compile_dims(dims, [scratch, work, streamed]), len(tiling.axes), steps, efficiency)
+
+
+def tile_candidates(extents: Sequence[int], steps: Sequence[int], enough: int) -> list[tuple[int, ...]]:
+    """Tile sizes from the whole output down: the outermost axis is halved first, then the next.
+
+    An axis is cut to its smallest tile before the next one is touched, so that tiles stay as contiguous as they can.
+    At most `CANDIDATES` are kept, the finest always.
+    """
+    now = [max(1, e) for e in extents]
+    found = [tuple(now)]
+    for k, step in enumerate(steps):
+        # Vectors of the contiguous axis are cut only when nothing else gives enough tasks.
+        if step > 1 and _tasks(extents, now) >= enough:
+            continue
+        while now[k] > step:
+            half = -(-now[k] // 2)
+            now[k] = -(-half // step) * step
+            found.append(tuple(now))
+            if now[k] == step or half == now[k] == 1:
+                break
+    if len(found) > CANDIDATES:
+        stride = len(found) / CANDIDATES
+        found = [found[len(found) - 1 - int(i * stride)] for i in range(CANDIDATES)]
+    return found
+
+
+def _tasks(extents: Sequence[int], tiles: Sequence[int]) -> int:
+    n = 1
+    for e, t in zip(extents, tiles, strict=True):
+        n *= -(-e // t)
+    return n
+
+
+def plan(m: Model, dims: Sequence[int], machine: Machine) -> Plan:
+    """The best tile sizes of a group whose free symbols have the values ``dims``, and their cost."""
+    key = (tuple(dims), machine)
+    found = m.plans.get(key)
+    if found is None:
+        if len(m.plans) >= REMEMBERED:
+            m.plans.clear()
+        found = m.plans[key] = _plan(m, dims, machine)
+    return found
+
+
+def _plan(m: Model, dims: Sequence[int], machine: Machine) -> Plan:
+    known = m.extents(*dims)
+    extents, sizes = known[: m.axes], known[m.axes :]
+    moved = sum(sizes)
+    slow = _memory_seconds(sizes, machine)
+    if 0 in extents:
+        return Plan(tuple(1 for _ in extents), 0, 0, 0, 0, 0.0)
+    per_core = machine.flops / machine.cores * m.efficiency
+    best: Plan | None = None
+    for tiles in tile_candidates(extents, m.steps, TASKS_PER_CORE * machine.cores):
+        scratch, work, streamed = m.tile(*dims, *tiles)
+        tasks = _tasks(extents, tiles)
+        waves = -(-tasks // machine.cores)
+        compute = waves * (work / per_core + TASK)
+        again = max(0, streamed * tasks - moved)
+        traffic = slow + again / (machine.bandwidth * L3_SPEED)
+        if scratch and scratch + streamed > machine.l2 // 2:
+            # Intermediates leave the level-2 cache before they are read back.
+            traffic += 2 * scratch * tasks / (machine.bandwidth * L3_SPEED)
+        # One core alone gets about half of the memory's bandwidth.
+        traffic *= max(1.0, min(machine.cores, 2) / min(tasks, 2))
+        # More than about twice the wanted tasks even nothing out any further.
+        uneven = IMBALANCE * max(machine.cores / tasks, 0.5 / TASKS_PER_CORE)
+        seconds = max(compute, traffic) * (1 + uneven) + LAUNCH
+        if best is None or seconds < best.seconds:
+            best = Plan(tiles, tasks, scratch, moved + again, work * tasks, seconds)
+    assert best is not None
+    return best
+
+
+def _memory_seconds(sizes: Sequence[int], machine: Machine) -> float:
+    """Time to read every input and write every output once, from the level of cache they are likely in."""
+    total = sum(sizes)
+    if total <= machine.l2 * machine.cores // 2:
+        return total / (machine.bandwidth * L2_SPEED)
+    if total <= machine.l3 // 2:
+        return total / (machine.bandwidth * L3_SPEED)
+    return total / machine.bandwidth

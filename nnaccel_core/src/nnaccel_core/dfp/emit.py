@@ -1,0 +1,426 @@
+"""Loops of one nest over its region: the order of loops, register blocks, and padding without branches.
+
+A bound ``0 <= c * r + b < n`` on a reduced axis ``r`` becomes the limits of ``r``'s loop. In a block of outputs whose
+window is unrolled, each column of the input is tested once, and not at all where the whole block lies inside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from nnaccel_core.dfp.nests import loads_of, replace_acc, transform
+from nnaccel_core.dfp.scalars import Names, share, step_along
+from nnaccel_core.ir import Dim, Value, ceil_div, dim_max, dim_min, evaluate, free_symbols, substitute, sym
+from nnaccel_core.ir.dims import linear
+from nnaccel_core.ir.types import Layout
+from nnaccel_core.loopir.grammar import (
+    Acc,
+    Accumulate,
+    Alloc,
+    Binary,
+    Bound,
+    Buffer,
+    Cast,
+    Const,
+    If,
+    Index,
+    Let,
+    Load,
+    Loop,
+    Nest,
+    Scalar,
+    Stmt,
+    Store,
+    Unary,
+    scalar_dtype,
+)
+from nnaccel_core.loopir.nests import acc_dtype
+from nnaccel_core.loopir.numeric import identity
+
+#: Reduced axes of at most this constant extent are windows: the innermost one is unrolled.
+WINDOW = 7
+#: Sums over an axis of unknown length are taken in blocks of this many terms (over all lanes: the second number), so
+#: that rounding errors stay small.
+SUM_BLOCK, LANE_BLOCK = 64, 1024
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a value lives: its buffer, the value's index of the buffer's first element, and for tile buffers the
+    order of the value's axes in the buffer (tile buffers are dense in the value's own layout)."""
+
+    buffer: Buffer
+    origin: tuple[Dim, ...]
+    order: Layout | None = None
+
+    def at(self, index: Sequence[Dim]) -> tuple[Dim, ...]:
+        """The buffer's index of the value's element ``index``."""
+        moved = tuple(d - o for d, o in zip(index, self.origin, strict=True))
+        return moved if self.order is None else tuple(moved[a] for a in self.order)
+
+    def strides(self) -> tuple[Dim, ...]:
+        """Element strides along the value's axes."""
+        found = self.buffer.element_strides()
+        return found if self.order is None else tuple(found[self.order.index(a)] for a in range(len(found)))
+
+
+def _ceil(a: Dim, c: int) -> Dim:
+    return a if c == 1 else ceil_div(a, c)
+
+
+class NestEmitter:
+    """Emits one nest. ``lo`` and ``hi`` bound its output axes."""
+
+    def __init__(
+        self, nest: Nest, places: Mapping[Value, Place], lo: Sequence[Dim], hi: Sequence[Dim], names: Names, block: int
+    ) -> None:
+        self.nest = nest
+        self.places = places
+        self.names = names
+        self.block = block
+        self.out = places[nest.out]
+        self.lo = dict(zip(nest.axes, lo, strict=True))
+        self.hi = dict(zip(nest.axes, hi, strict=True))
+        shape = dict(zip(nest.axes, nest.out.shape, strict=True))
+        #: output axes outermost in memory first, without those of extent 1
+        self.order = [nest.axes[a] for a in nest.out.type.layout if shape[nest.axes[a]] != 1]
+        self.units: dict[str, Dim] = {a: 0 for a in nest.axes if shape[a] == 1}
+        self.extents = dict(nest.reduce)
+
+    # --- choices ----------------------------------------------------------------------------------------------
+
+    def step(self, load: Load, axis: str) -> Dim | None:
+        """Stride of a load along ``axis``."""
+        assert isinstance(load.buffer, Value)
+        return step_along(load.index, self.places[load.buffer].strides(), axis)
+
+    def simd_axis(self) -> str | None:
+        """The axis along which most accesses are contiguous: an output axis, or a reduced one (lanes)."""
+        point = tuple(sym(a) for a in self.nest.axes)
+        bounded = set().union(*(free_symbols(b.index) for b in self.nest.where)) if self.nest.where else set()
+        best: tuple[float, str] | None = None
+        reduced = [r for r, e in self.nest.reduce if r not in bounded and not (isinstance(e, int) and e <= WINDOW)]
+        for axis in (*reversed(self.order), *reduced):
+            cost = sum(self._access_cost(self.step(ld, axis)) for ld in loads_of(self.nest.body))
+            # What happens once per output weighs little next to what happens once per term.
+            weight = 1.0 if self.nest.combine is None else 0.1
+            for ld in loads_of(self.nest.final):
+                cost += weight * self._access_cost(self.step(ld, axis))
+            if axis in self.extents:
+                cost += 0.5
+            else:
+                cost += weight * self._access_cost(step_along(point, self.out.strides(), axis))
+            if best is None or cost < best[0]:
+                best = (cost, axis)
+        return best[1] if best else None
+
+    @staticmethod
+    def _access_cost(step: Dim | None) -> float:
+        if step == 0:
+            return 0.25
+        return 1.0 if step == 1 else 8.0
+
+    # --- entry ------------------------------------------------------------------------------------------------
+
+    def emit(self) -> list[Stmt]:
+        """The statements that compute the nest over its region."""
+        self.simd = self.simd_axis()
+        if self.nest.combine is None:
+            return self._pointwise()
+        return self._reduction()
+
+    def _loop(self, axis: str, body: Sequence[Stmt], bind: str = "serial", lo: Dim | None = None, hi: Dim | None = None) -> Loop:
+        return Loop(axis, self.lo[axis] if lo is None else lo, self.hi[axis] if hi is None else hi, bind, tuple(body))
+
+    def _nested(self, axes: Sequence[str], body: list[Stmt]) -> list[Stmt]:
+        for axis in reversed(axes):
+            body = [self._loop(axis, body)]
+        return body
+
+    def _pointwise(self) -> list[Stmt]:
+        outer = [a for a in self.order if a != self.simd]
+        body = self._guarded(self.nest.where, self._store(self.nest.body, {}), self._store(Const(0, self.nest.out.dtype), {}))
+        inner = self._transposed(outer)
+        if inner is not None:
+            # A relayout: along the SIMD axis one side jumps, so the other side's contiguous axis goes innermost,
+            # and every cache line is used up before it leaves.
+            outer.remove(inner)
+            body = [self._loop(inner, body)]
+        if self.simd is not None:
+            body = [self._loop(self.simd, body, "simd")]
+        return self._nested(outer, body)
+
+    def _transposed(self, outer: Sequence[str]) -> str | None:
+        if self.simd is None:
+            return None
+        for load in loads_of(self.nest.body):
+            if self.step(load, self.simd) not in (0, 1):
+                for axis in reversed(outer):
+                    if self.step(load, axis) == 1:
+                        return axis
+        return None
+
+    def _guarded(self, bounds: Sequence[Bound], then: list[Stmt], other: Sequence[Stmt] = ()) -> list[Stmt]:
+        tests: list[Scalar] = []
+        for b in bounds:
+            tests += [Binary("ge", Index(b.index), Index(0)), Binary("lt", Index(b.index), Index(b.extent))]
+        if not tests:
+            return then
+        cond = tests[0]
+        for t in tests[1:]:
+            cond = Binary("and", cond, t)
+        return [If(cond, tuple(then), tuple(other))]
+
+    # --- scalars ----------------------------------------------------------------------------------------------
+
+    def _concrete(self, s: Scalar, env: Mapping[str, Dim]) -> Scalar:
+        """``s`` on buffers instead of graph values, with axes replaced by ``env``."""
+        full = {**self.units, **env}
+        memo: dict[Load, Load] = {}
+
+        def load(ld: Load) -> Scalar:
+            assert isinstance(ld.buffer, Value)
+            place = self.places[ld.buffer]
+            new = Load(place.buffer, place.at(ld.index))
+            return memo.setdefault(new, new)
+
+        return transform(s, lambda d: substitute(d, full), load)
+
+    def _store(self, value: Scalar, env: Mapping[str, Dim], acc: Scalar | None = None) -> list[Stmt]:
+        """Store ``value`` (a nest's expression, in which ``acc`` replaces the accumulator) at the nest's point."""
+        value = self._concrete(value, env)
+        if acc is not None:
+            value = replace_acc(value, acc)
+        pre, value = share(value, self.names)
+        full = {**self.units, **env}
+        at = self.out.at([full.get(a, sym(a)) for a in self.nest.axes])
+        if scalar_dtype(value) != self.nest.out.dtype:
+            value = Cast(value, self.nest.out.dtype)
+        return [*pre, Store(self.out.buffer, at, value)]
+
+    # --- reductions -------------------------------------------------------------------------------------------
+
+    def _reduction(self) -> list[Stmt]:
+        nest, simd = self.nest, self.simd
+        self.lanes = simd is not None and simd in self.extents
+        outer = [a for a in self.order if a != simd]
+        self.unrolled, partner = self._unrolled_axis(outer)
+        self.inside = tuple(b for b in nest.where if self.unrolled in free_symbols(b.index)) if self.unrolled else ()
+        if not outer:
+            return self._rows(partner, [{}])
+        u = outer.pop()
+        # Outputs of one block share their loops, so no limit may depend on the blocked axis.
+        clipped = set().union(*(free_symbols(b.index) for b in nest.where if b not in self.inside)) if nest.where else set()
+        if u in clipped or self.block == 1 or not self._shares(u):
+            return self._nested(outer, [self._loop(u, self._rows(partner, [{}], whole=partner != u))])
+        return self._nested(outer, self._blocks(u, partner))
+
+    def _shares(self, u: str) -> bool:
+        """Whether neighboring outputs along ``u`` load something in common: weights, or overlapping windows."""
+        for load in loads_of(self.nest.body):
+            if self.step(load, u) == 0:
+                return True
+            for d in load.index:
+                if u in free_symbols(d) and free_symbols(d) & self.extents.keys():
+                    return True
+        return False
+
+    def _blocks(self, u: str, partner: str | None) -> list[Stmt]:
+        """Axis ``u`` in blocks of equal width; the last one is moved back to end at the end, and some outputs are computed
+        twice. An axis shorter than one block goes output by output."""
+        lo, hi, width = self.lo[u], self.hi[u], self.block
+        k = self.names.fresh("k")
+        start = sym(f"{k}_u")
+        points: list[dict[str, Dim]] = [{u: start + j} for j in range(width)]
+        body = self._rows(partner, points)
+        if partner == u:
+            begin, end = self._interior(u, self.inside)
+            fits = Binary("and", Binary("ge", Index(start), Index(begin)), Binary("le", Index(start + width), Index(end)))
+            body = [If(fits, tuple(body), tuple(self._rows(partner, points, columns=True)))]
+        blocks = Loop(k, 0, ceil_div(hi - lo, width), "serial", (Let(f"{k}_u", dim_min(lo + width * sym(k), hi - width)), *body))
+        single = self._loop(u, self._rows(partner, [{}], whole=partner != u))
+        return [If(Binary("ge", Index(hi - lo), Index(width)), (blocks,), (single,))]
+
+    def _unrolled_axis(self, outer: Sequence[str]) -> tuple[str | None, str | None]:
+        """The window axis to unroll, and the output axis along which its bounds split interior from edges."""
+        for name, extent in reversed(self.nest.reduce):
+            if not isinstance(extent, int) or extent > WINDOW:
+                continue
+            bounds = [b for b in self.nest.where if name in free_symbols(b.index)]
+            partners = {a for b in bounds for a in free_symbols(b.index) & set(self.order)}
+            others = {r for b in bounds for r in free_symbols(b.index) & self.extents.keys()} - {name}
+            straight = all(linear(b.index, x) is not None for b in bounds for x in (name, *partners))
+            if not bounds:
+                return name, None
+            if len(partners) == 1 and not others and straight:
+                (partner,) = partners
+                if partner == self.simd or (outer and partner == outer[-1]):
+                    return name, partner
+        return None, None
+
+    def _interior(self, axis: str, bounds: Sequence[Bound]) -> tuple[Dim, Dim]:
+        """Where along ``axis`` all of the unrolled window lies within ``bounds``."""
+        assert self.unrolled is not None
+        reach = self.extents[self.unrolled] - 1
+        begin: Dim = 0
+        end: Dim | None = None
+        for b in bounds:
+            split = linear(b.index, axis)
+            assert split is not None
+            c, rest = split
+            window = linear(rest, self.unrolled)
+            assert window is not None
+            d, base = window
+            begin = dim_max(begin, _ceil(-base, c))
+            last = b.extent - 1 - base - d * reach
+            limit = (last if c == 1 else last // c) + 1
+            end = limit if end is None else dim_min(end, limit)
+        assert end is not None
+        return begin, end
+
+    def _rows(self, partner: str | None, points: list[dict[str, Dim]], whole: bool = True, columns: bool = False) -> list[Stmt]:
+        """The points, along the SIMD axis where that is an output axis; there, too, only the interior is unrolled.
+
+        Args:
+            whole: the unrolled window lies inside, or is tested by ``columns``; else it is a loop with limits.
+        """
+        simd = self.simd
+        if simd is None or self.lanes:
+            return self._points(points, whole, columns)
+        if partner != simd:
+            return [self._loop(simd, self._points(points, whole, columns), "simd")]
+        begin, end = self._interior(simd, self.inside)
+        k = self.names.fresh("w")
+        left, right, side = sym(f"{k}_l"), sym(f"{k}_r"), f"{k}_s"
+        s = sym(side)
+        lets: list[Stmt] = [
+            Let(f"{k}_l", dim_min(dim_max(begin, self.lo[simd]), self.hi[simd])),
+            Let(f"{k}_r", dim_max(dim_min(end, self.hi[simd]), left)),
+        ]
+        # Left and right edge in one piece of code: side 0 runs [lo, left), side 1 [right, hi).
+        begin, end = self.lo[simd] + s * (right - self.lo[simd]), left + s * (self.hi[simd] - left)
+        edge = self._loop(simd, self._points(points, False), lo=begin, hi=end)
+        middle = self._loop(simd, self._points(points, True), "simd", left, right)
+        return [*lets, Loop(side, 0, 2, "serial", (edge,)), middle]
+
+    def _points(self, points: list[dict[str, Dim]], whole: bool, columns: bool = False) -> list[Stmt]:
+        """Reduce and store at ``points``."""
+        nest, combine = self.nest, str(self.nest.combine)
+        dtype = acc_dtype(nest)
+        long = [r for r, e in nest.reduce if not isinstance(e, int)]
+        # Long sums go by blocks: partial sums in the accumulator's own dtype, and their few sums in float64.
+        blocked = combine == "sum" and bool(long) and dtype.startswith("float") and (not self.lanes or long == [self.simd])
+        wide = "float64" if blocked else dtype
+        space = "register" if blocked or not self.lanes else "lanes"
+        accs = [Buffer(self.names.fresh("a"), (), wide, space) for _ in points]
+        out = self._open(accs)
+        out += self._terms(points, accs, whole, columns, long if blocked else [])
+        for env, a in zip(points, accs, strict=True):
+            value: Scalar = Load(a, ())
+            if space == "lanes":
+                total = Buffer(self.names.fresh("a"), (), dtype, "register")
+                out += [Alloc(total), Store(total, (), Unary(f"reduce_{combine}", value))]
+                value = Load(total, ())
+            if wide != dtype:
+                value = Cast(value, dtype)
+            out += self._store(nest.final if nest.final is not None else Acc(), env, value)
+        return out
+
+    def _open(self, accs: Sequence[Buffer]) -> list[Stmt]:
+        """Accumulators at their neutral element."""
+        combine = str(self.nest.combine)
+        return [s for a in accs for s in (Alloc(a), Store(a, (), Const(identity(combine, a.dtype), a.dtype)))]
+
+    def _limits(self, axis: str, bounds: Sequence[Bound], env: Mapping[str, Dim]) -> tuple[Dim, Dim]:
+        lo: Dim = 0
+        hi: Dim = self.extents[axis]
+        for b in bounds:
+            split = linear(substitute(b.index, {**self.units, **env}), axis)
+            assert split is not None
+            c, base = split
+            lo = dim_max(lo, _ceil(-base, c))
+            hi = dim_min(hi, _ceil(b.extent - base, c))
+        return lo, hi
+
+    def _terms(
+        self, points: list[dict[str, Dim]], accs: list[Buffer], whole: bool, columns: bool, blocked: Sequence[str]
+    ) -> list[Stmt]:
+        """The loops over reduced axes around the accumulation of terms; with ``blocked`` axes, by partial sums."""
+        nest, combine = self.nest, str(self.nest.combine)
+        unroll = self.unrolled if whole else None
+        serial = [r for r, _ in nest.reduce if r not in (unroll, self.simd)]
+        long = [r for r in serial if not isinstance(self.extents[r], int)]
+        serial = [r for r in serial if r not in long] + long
+        left = [b for b in nest.where if not (whole and b in self.inside)]
+        limits: dict[str, list[Bound]] = {}
+        for b in list(left):
+            for r in serial:
+                split = linear(b.index, r)
+                if split is not None and split[0] > 0 and not (free_symbols(split[1]) & self.extents.keys()):
+                    limits.setdefault(r, []).append(b)
+                    left.remove(b)
+                    break
+        space = "lanes" if self.lanes else "register"
+        sums = [Buffer(self.names.fresh("a"), (), acc_dtype(nest), space) for _ in accs] if blocked else accs
+        body: list[Stmt] = []
+        for tests, terms in self._columns(points, sums, unroll, self.inside if columns else ()):
+            body += self._guarded(tests, [s for at, a in terms for s in self._term(at, a, combine, left)])
+
+        def close(inner: list[Stmt]) -> list[Stmt]:
+            out = [*self._open(sums), *inner]
+            for a, s in zip(accs, sums, strict=True):
+                part: Scalar = Load(s, ())
+                if self.lanes:
+                    total = Buffer(self.names.fresh("a"), (), s.dtype, "register")
+                    out += [Alloc(total), Store(total, (), Unary(f"reduce_{combine}", part))]
+                    part = Load(total, ())
+                out.append(Accumulate(a, (), combine, part if s.dtype == a.dtype else Cast(part, a.dtype)))
+            return out
+
+        order = [*serial, *([str(self.simd)] if self.lanes else [])]
+        for r in reversed(order):
+            bind = "simd" if r == self.simd else "serial"
+            lo, hi = self._limits(r, limits.get(r, []), points[0])
+            if blocked and r == order[-1] and len(blocked) == 1:
+                k = self.names.fresh("k")
+                count = LANE_BLOCK if bind == "simd" else SUM_BLOCK
+                first = lo + count * sym(k)
+                chunk: Stmt = Loop(r, first, dim_min(first + count, hi), bind, tuple(body))
+                body = [Loop(k, 0, ceil_div(hi - lo, count), "serial", tuple(close([chunk])))]
+            elif blocked and r == order[-1]:
+                body = close([Loop(r, lo, hi, bind, tuple(body))])
+            else:
+                body = [Loop(r, lo, hi, bind, tuple(body))]
+        return body
+
+    def _columns(
+        self, points: list[dict[str, Dim]], accs: list[Buffer], unroll: str | None, tested: Sequence[Bound]
+    ) -> list[tuple[tuple[Bound, ...], list[tuple[dict[str, Dim], Buffer]]]]:
+        """The terms of a block with the unrolled window, together where they read one column of the input."""
+        if unroll is None:
+            return [((), list(zip(points, accs, strict=True)))]
+        found: dict[tuple[Dim, ...], tuple[tuple[Bound, ...], list[tuple[dict[str, Dim], Buffer]]]] = {}
+        for q in range(evaluate(self.extents[unroll], {})):
+            for env, a in zip(points, accs, strict=True):
+                at: dict[str, Dim] = {**env, unroll: q}
+                moved = tuple(Bound(substitute(b.index, at), b.extent) for b in self.inside)
+                column = tuple(b.index for b in moved)
+                tests = moved if tested else ()
+                found.setdefault(column, (tests, []))[1].append((at, a))
+        # In ascending order: the distance of two columns is a constant.
+        keys = list(found)
+
+        def distance(key: tuple[Dim, ...]) -> tuple[int, ...]:
+            return tuple(evaluate(c - f, {}) for c, f in zip(key, keys[0], strict=True))
+
+        return [found[k] for k in sorted(keys, key=distance)]
+
+    def _term(self, env: Mapping[str, Dim], acc: Buffer, combine: str, bounds: Sequence[Bound]) -> list[Stmt]:
+        full = {**self.units, **env}
+        term = self._concrete(self.nest.body, env)
+        if scalar_dtype(term) != acc.dtype:
+            term = Cast(term, acc.dtype)
+        pre, term = share(term, self.names)
+        moved = [Bound(substitute(b.index, full), substitute(b.extent, full)) for b in bounds]
+        return self._guarded(moved, [*pre, Accumulate(acc, (), combine, term)])

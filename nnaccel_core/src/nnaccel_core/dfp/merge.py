@@ -1,0 +1,252 @@
+"""Stage 2, `merge`: which nodes form a depth-first group.
+
+Greedy pairwise merging from the graph's outputs backwards (Mullapudi et al., Automatically scheduling Halide image
+processing pipelines, 2016). Whether two groups may merge is three questions, each with its own answer: legal,
+acyclic, profitable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from nnaccel_core.dfp.build import Sized, plan_group
+from nnaccel_core.dfp.group import Reason, pattern
+from nnaccel_core.ir import Env, Graph, Node, Value
+from nnaccel_core.ops import registry
+
+if TYPE_CHECKING:
+    from nnaccel_core.api import Machine
+
+#: Nodes and arguments one kernel may have: larger ones compile slowly and run out of registers for addresses.
+MAX_NODES, MAX_ARGUMENTS = 24, 16
+
+
+@dataclass
+class Context:
+    """What merging knows of a graph; nothing in it changes but the notes and the remembered plans."""
+
+    graph: Graph
+    env: Env
+    machine: Machine
+    order: dict[Node, int] = field(init=False)
+    uses: dict[Value, list[Node]] = field(init=False)
+    results: set[Value] = field(init=False)
+    producers: dict[Value, Node] = field(init=False)
+    constants: dict[Value, Any] = field(init=False)
+    parametric: set[Value] = field(init=False)
+    refusals: list[Reason] = field(default_factory=list)
+    _plans: dict[int, Sized | Reason] = field(default_factory=dict)
+    _below: list[int] = field(default_factory=list)
+    _above: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        g = self.graph
+        self.order = {n: i for i, n in enumerate(g.nodes)}
+        self.uses, self.producers, self.results = g.uses(), g.producers(), set(g.results())
+        self.constants = {}
+        #: values that depend on parameters only: computed once, by `prepare`
+        self.parametric = set(g.params)
+        for n in g.nodes:
+            if n.op == "constant" and n.attrs["value"].size == 1:
+                if n.attrs["value"].ndim == 0:
+                    self.constants[n.output] = n.attrs["value"].item()
+            if all(v in self.parametric for v in n.inputs):
+                self.parametric.update(n.outputs)
+        self._above = [0] * len(g.nodes)
+        self._below = [0] * len(g.nodes)
+        for i, n in enumerate(g.nodes):
+            for v in n.inputs:
+                p = self.producers.get(v)
+                if p is not None:
+                    k = self.order[p]
+                    self._above[i] |= self._above[k] | 1 << k
+        for i in range(len(g.nodes) - 1, -1, -1):
+            for v in g.nodes[i].outputs:
+                for u in self.uses.get(v, ()):
+                    k = self.order[u]
+                    self._below[i] |= self._below[k] | 1 << k
+
+    def between(self, nodes: Iterable[Node]) -> int:
+        """Bit set of the nodes outside ``nodes`` that lie on a path from one of them to another."""
+        above = below = mine = 0
+        for n in nodes:
+            k = self.order[n]
+            above |= self._above[k]
+            below |= self._below[k]
+            mine |= 1 << k
+        return above & below & ~mine
+
+    def outputs(self, nodes: Iterable[Node]) -> tuple[Value, ...]:
+        """Values of ``nodes`` (in graph order) that are needed outside of them."""
+        inside = set(nodes)
+        ordered = sorted(inside, key=self.order.__getitem__)
+        return tuple(
+            v
+            for n in ordered
+            for v in n.outputs
+            if v in self.results or any(u not in inside for u in self.uses.get(v, ())) or not self.uses.get(v)
+        )
+
+    def planned(self, nodes: Iterable[Node]) -> Sized | Reason:
+        """How a set of nodes runs as one kernel, remembered."""
+        members = sorted(self.order[n] for n in nodes)
+        key = sum(1 << k for k in members)
+        found = self._plans.get(key)
+        if found is None:
+            ordered = [self.graph.nodes[k] for k in members]
+            p = pattern(ordered, self.outputs(ordered), self.constants)
+            found = self._plans[key] = plan_group(p, self.constants, self.env, self.machine)
+        return found
+
+    def eligible(self, node: Node) -> bool:
+        """Whether a depth-first group may contain ``node``."""
+        op = registry.lookup(node.op, node.where())
+        if op.loop is None or op.limit_of(node) not in ("io", "any"):
+            return False
+        return not all(v in self.parametric for v in node.inputs)
+
+
+Group = frozenset[Node]
+
+
+def legal(ctx: Context, a: Group, b: Group) -> Reason | None:
+    """Why ``a`` and ``b`` cannot be one kernel."""
+    both = a | b
+    if len(both) > MAX_NODES:
+        return Reason(f"more than {MAX_NODES} nodes in one kernel", tuple(both)[:2])
+    inside = {v for n in both for v in n.outputs}
+    if len({v for n in both for v in n.inputs} - inside) + len(ctx.outputs(both)) > MAX_ARGUMENTS:
+        return Reason(f"more than {MAX_ARGUMENTS} arguments of one kernel", tuple(both)[:2])
+    found = ctx.planned(both)
+    return found if isinstance(found, Reason) else None
+
+
+def acyclic(ctx: Context, a: Group, b: Group, groups: Mapping[Node, Group]) -> Reason | None:
+    """Why running ``a`` and ``b`` as one step would need its own result first."""
+    both = a | b
+    between = ctx.between(both)
+    if between:
+        k = (between & -between).bit_length() - 1
+        return Reason("a node outside lies between them", (ctx.graph.nodes[k],))
+    # Also through other groups, which run as one step each.
+    seen: set[Group] = set()
+    todo = [groups.get(u, frozenset((u,))) for n in both for v in n.outputs for u in ctx.uses.get(v, ()) if u not in both]
+    while todo:
+        g = todo.pop()
+        if g in seen:
+            continue
+        seen.add(g)
+        for n in g:
+            for v in n.outputs:
+                for u in ctx.uses.get(v, ()):
+                    if u in both:
+                        return Reason("another group lies between them", tuple(g))
+                    todo.append(groups.get(u, frozenset((u,))))
+    return None
+
+
+def profitable(ctx: Context, a: Group, b: Group) -> Reason | None:
+    """Why one kernel would be no faster than two: what storing saves against the work it repeats."""
+    one, apart = _seconds(ctx, a | b), _seconds(ctx, a) + _seconds(ctx, b)
+    if one >= apart:
+        return Reason(f"{one * 1e6:.1f} us as one, {apart * 1e6:.1f} us apart", tuple(sorted(a | b, key=ctx.order.__getitem__)))
+    return None
+
+
+def _seconds(ctx: Context, group: Group) -> float:
+    found = ctx.planned(group)
+    return found.plan.seconds if isinstance(found, Sized) else float("inf")
+
+
+def merge(ctx: Context) -> list[tuple[Node, ...]]:
+    """The groups of two or more nodes, in graph order; refusals are noted in ``ctx.refusals``."""
+    owner: dict[Node, Group] = {n: frozenset((n,)) for n in ctx.graph.nodes if ctx.eligible(n)}
+    for node in reversed(ctx.graph.nodes):
+        if node not in owner:
+            continue
+        refused: set[Group] = set()
+        while True:
+            group = owner[node]
+            found = _best(ctx, group, owner, refused)
+            if found is None:
+                break
+            joined = group | found
+            for n in joined:
+                owner[n] = joined
+    groups = {g for g in owner.values() if len(g) > 1}
+    ordered = [tuple(sorted(g, key=ctx.order.__getitem__)) for g in groups]
+    return sorted(ordered, key=lambda g: ctx.order[g[0]])
+
+
+def _best(ctx: Context, group: Group, owner: Mapping[Node, Group], refused: set[Group]) -> Group | None:
+    """The producer group that is most worth merging into ``group``."""
+    producers: dict[Group, None] = {}
+    for n in sorted(group, key=ctx.order.__getitem__, reverse=True):
+        for v in n.inputs:
+            p = ctx.producers.get(v)
+            if p is not None and p in owner and owner[p] is not group and owner[p] != group:
+                producers.setdefault(owner[p])
+    best: tuple[float, Group] | None = None
+    for other in producers:
+        if other in refused:
+            continue
+        reason = acyclic(ctx, group, other, owner) or legal(ctx, group, other) or profitable(ctx, group, other)
+        if reason is not None:
+            refused.add(other)
+            ctx.refusals.append(reason)
+            continue
+        saved = _seconds(ctx, group) + _seconds(ctx, other) - _seconds(ctx, group | other)
+        if best is None or saved > best[0]:
+            best = (saved, other)
+    return best[1] if best else None
+
+
+def variants(ctx: Context, group: tuple[Node, ...]) -> list[tuple[Node, ...]]:
+    """Smaller groups to offer beside ``group``: without the leading element-wise nodes that follow a product,
+    which a library may take as the product's epilogue."""
+    rest = list(group)
+    changed = True
+    while changed:
+        changed = False
+        for n in rest:
+            op = registry.lookup(n.op)
+            inside = {v for m in rest for v in m.outputs}
+            if op.limit_of(n) != "any" or any(v in inside for v in n.inputs):
+                continue
+            if any(_from_product(ctx, v, group) for v in n.inputs):
+                rest.remove(n)
+                changed = True
+                break
+    if len(rest) == len(group) or not rest:
+        return []
+    return [part for part in _components(ctx, rest) if len(part) > 1]
+
+
+def _from_product(ctx: Context, value: Value, group: tuple[Node, ...]) -> bool:
+    """Whether ``value`` comes from a product, possibly through element-wise nodes of the group."""
+    node = ctx.producers.get(value)
+    while node is not None and node in group and registry.lookup(node.op).limit_of(node) == "any":
+        node = ctx.producers.get(node.inputs[0]) if node.inputs else None
+    return node is not None and registry.lookup(node.op, node.where()).limit_of(node) in ("compute", "params")
+
+
+def _components(ctx: Context, nodes: list[Node]) -> list[tuple[Node, ...]]:
+    """``nodes`` split where no value connects them."""
+    left = dict.fromkeys(nodes)
+    out: list[tuple[Node, ...]] = []
+    while left:
+        todo = [next(iter(left))]
+        part: set[Node] = set()
+        while todo:
+            n = todo.pop()
+            if n not in left or n in part:
+                continue
+            part.add(n)
+            todo += [ctx.producers[v] for v in n.inputs if v in ctx.producers]
+            todo += [u for v in n.outputs for u in ctx.uses.get(v, ())]
+        for n in part:
+            del left[n]
+        out.append(tuple(sorted(part, key=ctx.order.__getitem__)))
+    return out

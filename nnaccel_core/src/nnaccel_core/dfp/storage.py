@@ -1,0 +1,166 @@
+"""Stage 3, `storage`: what each intermediate of a group shrinks to.
+
+*inlined*: an element-wise producer is substituted into the loads of its consumers. *register*: a reduction's
+value goes straight into the element-wise nest that follows it (the epilogue). *tile*: scratch of one task.
+*global*: the group's outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from nnaccel_core.dfp.nests import format_nests, loads_of, nest_loads, rename, scalar_cost, substitute_loads, transform
+from nnaccel_core.ir import Dim, Value, free_symbols, substitute, sym
+from nnaccel_core.ir.dims import linear
+from nnaccel_core.loopir.grammar import Acc, Load, Nest, Scalar
+from nnaccel_core.loopir.nests import acc_dtype
+
+#: An element-wise value is recomputed at each use instead of stored while that costs at most this many additions.
+RECOMPUTE = 4
+#: How often an element is taken to be used along an axis whose extent is not known.
+MANY = 64
+
+
+@dataclass(frozen=True)
+class Staged:
+    """A group after `storage`: fewer, larger nests.
+
+    Attributes:
+        nests: in order of execution; each writes a tile buffer or an output.
+        inputs, outputs: the group's; kinds: what became of each intermediate, by its name.
+    """
+
+    nests: tuple[Nest, ...]
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    kinds: tuple[tuple[str, str], ...]
+
+    def __str__(self) -> str:
+        return "".join(f"{name}: {kind}\n" for name, kind in self.kinds) + format_nests(self.nests)
+
+
+def uses_per_element(nest: Nest, load: Load, in_final: bool) -> float:
+    """How often ``nest`` reads one element of what ``load`` reads, on average."""
+    extents: dict[str, Dim] = dict(zip(nest.axes, nest.out.shape, strict=True))
+    if not in_final:
+        extents |= dict(nest.reduce)
+    reduced = {name for name, _ in nest.reduce}
+    times = 1.0
+    seen: set[str] = set()
+    for d in load.index:
+        names = free_symbols(d) & extents.keys()
+        seen |= names
+        steps = [linear(d, n) for n in sorted(names) if n not in reduced]
+        stride = max([abs(s[0]) for s in steps if s is not None], default=0)
+        window = [extents[n] for n in sorted(names) if n in reduced]
+        if stride and window:
+            for k in window:
+                times *= max(1.0, (k if isinstance(k, int) else MANY) / stride)
+        elif len(names) > 1:
+            times *= MANY
+    for name, extent in extents.items():
+        if name not in seen and extent != 1:
+            times *= extent if isinstance(extent, int) else MANY
+    return times
+
+
+def _consumers(nests: Sequence[Nest], value: Value) -> list[Nest]:
+    return [n for n in nests if any(ld.buffer is value for ld in nest_loads(n))]
+
+
+def _recompute_cost(producer: Nest, nests: Sequence[Nest]) -> float:
+    """Additions spent per element when ``producer`` is evaluated anew at every use."""
+    times = 0.0
+    for n in _consumers(nests, producer.out):
+        for expression, in_final in ((n.body, False), (n.final, True)):
+            times += sum(uses_per_element(n, ld, in_final) for ld in loads_of(expression) if ld.buffer is producer.out)
+    cost = scalar_cost(producer.body)
+    extra_loads = max(0, sum(1 for _ in loads_of(producer.body)) - 1)
+    return (cost + extra_loads) * (times - 1)
+
+
+def inline(producer: Nest, consumer: Nest) -> Nest:
+    """``consumer`` with every load of ``producer``'s value replaced by the expression that computes it."""
+    memo: dict[tuple[Dim, ...], Scalar] = {}
+
+    def loads(load: Load) -> Scalar:
+        if load.buffer is not producer.out:
+            return load
+        if load.index not in memo:
+            env: Mapping[str, Dim] = dict(zip(producer.axes, load.index, strict=True))
+            memo[load.index] = transform(producer.body, lambda d: substitute(d, env))
+        return memo[load.index]
+
+    return substitute_loads(consumer, loads)
+
+
+def _is_epilogue(reduction: Nest, consumer: Nest) -> bool:
+    """Whether ``consumer`` uses the value of ``reduction`` only at its own point."""
+    if consumer.combine is not None or consumer.where or len(consumer.axes) != len(reduction.axes):
+        return False
+    point = tuple(sym(a) for a in consumer.axes)
+    return all(ld.index == point for ld in loads_of(consumer.body) if ld.buffer is reduction.out)
+
+
+def append_epilogue(reduction: Nest, consumer: Nest) -> Nest:
+    """One nest that reduces and then evaluates ``consumer`` on the accumulator."""
+    moved = rename(
+        reduction,
+        consumer.out,
+        {a: sym(b) for a, b in zip(reduction.axes, consumer.axes, strict=True)},
+        consumer.axes,
+        [name for name, _ in reduction.reduce],
+    )
+    value: Scalar = moved.final if moved.final is not None else Acc()
+    point = tuple(sym(a) for a in consumer.axes)
+    body = transform(consumer.body, lambda d: d, lambda ld: value if ld.buffer is reduction.out and ld.index == point else ld)
+    return replace(moved, final=body, acc_dtype=acc_dtype(reduction))
+
+
+def storage(nests: Sequence[Nest], inputs: Sequence[Value], outputs: Sequence[Value]) -> Staged:
+    """Decide where every intermediate lives and merge the nests accordingly."""
+    work = list(nests)
+    kinds: dict[str, str] = {}
+    names = _names(nests, inputs, outputs)
+    changed = True
+    while changed:
+        changed = False
+        # Producers first, so that a chain is judged by the cost of all of it.
+        for p in work:
+            if p.out in outputs:
+                continue
+            readers = _consumers(work, p.out)
+            if p.combine is None and not p.where and _recompute_cost(p, work) <= RECOMPUTE:
+                work = [inline(p, n) if n in readers else n for n in work if n is not p]
+                kinds[names[p.out]] = "inlined"
+                changed = True
+                break
+            if p.combine is not None and len(readers) == 1 and _is_epilogue(p, readers[0]):
+                joined = append_epilogue(p, readers[0])
+                work = [joined if n is readers[0] else n for n in work if n is not p]
+                kinds[names[p.out]] = "register"
+                changed = True
+                break
+    for n in work:
+        kinds[names[n.out]] = "global" if n.out in outputs else "tile"
+    ordered = tuple((names[n.out], kinds[names[n.out]]) for n in nests)
+    return Staged(tuple(work), tuple(inputs), tuple(outputs), ordered)
+
+
+def _names(nests: Sequence[Nest], inputs: Sequence[Value], outputs: Sequence[Value]) -> dict[Value, str]:
+    """Distinct names of all values, for reports: ops may name temporaries alike."""
+    out: dict[Value, str] = {}
+    taken: set[str] = set()
+    for v in (*inputs, *outputs, *(n.out for n in nests)):
+        if v in out:
+            continue
+        name, k = v.name, 1
+        while name in taken:
+            name, k = f"{v.name}_{k}", k + 1
+        taken.add(name)
+        out[v] = name
+    return out
+
+
+__all__ = ["RECOMPUTE", "Staged", "append_epilogue", "inline", "storage", "uses_per_element"]

@@ -1,0 +1,1 @@
+"""The loop IR: grammar, interpreter, transforms and printers of generated kernels."""

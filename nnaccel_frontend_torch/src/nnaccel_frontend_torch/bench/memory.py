@@ -1,0 +1,76 @@
+"""Peak memory of intermediates: what the framework keeps alive, and what our plan needs."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+from nnaccel_frontend_torch.bench.peers import Job
+
+
+def eager_peak_bytes(net: Any, x: Any) -> int:
+    """Largest sum of live intermediate storages over one eager forward, inputs and parameters not counted.
+
+    Counts what every dispatched operation returns; memory inside an operation (workspaces, reordered copies) is not
+    seen, so this errs in the framework's favor.
+    """
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_leaves
+
+    live: dict[int, int] = {}
+    known = {t.untyped_storage()._cdata for t in (*net.parameters(), *net.buffers(), x)}
+    peak = total = 0
+
+    def freed(key: int) -> None:
+        nonlocal total
+        total -= live.pop(key, 0)
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            nonlocal peak, total
+            out = func(*args, **(kwargs or {}))
+            for t in tree_leaves(out):
+                if isinstance(t, torch.Tensor):
+                    storage = t.untyped_storage()
+                    key = storage._cdata
+                    if key not in known and key not in live:
+                        live[key] = storage.nbytes()
+                        total += live[key]
+                        weakref.finalize(storage, freed, key)
+            peak = max(peak, total)
+            return out
+
+    with torch.no_grad(), Watch():
+        net(x)
+    return peak
+
+
+def plan_bytes(fast: Any) -> tuple[int, int]:
+    """``(intermediates, derived weights)`` in bytes of an optimized network's largest plan."""
+    session = fast._nnaccel.session
+    intermediates = prepared = 0
+    for compiled in session.programs().values():
+        prepared += compiled.prepared_bytes()
+        for segment in compiled.segments.values():
+            for built in segment._built.values():
+                plan = built.placed.plan
+                scratch = max((getattr(s, "scratch", 0) for s in plan.steps), default=0)
+                outputs = sum(int(t.nbytes) for t in plan.outputs)
+                intermediates = max(intermediates, plan.arena + scratch * session.bridge.threads() + outputs)
+    return intermediates, prepared
+
+
+def measure(impl: str, job: Job) -> dict[str, int]:
+    """Peak bytes of ``impl`` on ``job`` (``eager``, ``nnaccel`` or ``nnaccel-layers``)."""
+    import torch
+
+    import nnaccel_core
+
+    if impl == "eager":
+        return {"peak_bytes": eager_peak_bytes(job.network.module, job.x)}
+    fast = nnaccel_core.optimize(job.network.module, device="cpu", dfp=impl != "nnaccel-layers")
+    with torch.no_grad():
+        fast(job.x)
+    intermediates, prepared = plan_bytes(fast)
+    return {"peak_bytes": intermediates, "prepared_bytes": prepared}

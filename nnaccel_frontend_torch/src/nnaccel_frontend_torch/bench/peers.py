@@ -1,0 +1,148 @@
+"""The implementations that are compared: each is prepared once and then called on one fixed input."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nnaccel_core.errors import InputError
+from nnaccel_frontend_torch.bench.nets import Network
+
+Call = Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one worker prepares."""
+
+    network: Network
+    batch: int
+    x: Any
+    threads: int
+    onnx: Path | None
+    dtype: str = "float32"
+
+
+def _eager(job: Job) -> Call:
+    net, x = job.network.module, job.x
+    return lambda: net(x)
+
+
+def _channels_last(job: Job) -> Call:
+    import torch
+
+    net = job.network.module.to(memory_format=torch.channels_last)
+    x = job.x.contiguous(memory_format=torch.channels_last)
+    return lambda: net(x)
+
+
+def _inductor(job: Job) -> Call:
+    import torch
+
+    net, x = torch.compile(job.network.module), job.x
+    return lambda: net(x)
+
+
+def _nnaccel(**options: Any) -> Callable[[Job], Call]:
+    def prepare(job: Job) -> Call:
+        import nnaccel_core
+
+        net, x = nnaccel_core.optimize(job.network.module, device="cpu", **options), job.x
+        return lambda: net(x)
+
+    return prepare
+
+
+def _need_onnx(job: Job) -> Path:
+    if job.onnx is None:
+        raise InputError(f"{job.network.name} could not be exported to ONNX")
+    return job.onnx
+
+
+def _onnxruntime(job: Job) -> Call:
+    import onnxruntime as ort  # type: ignore[import-not-found,unused-ignore]
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = job.threads
+    options.inter_op_num_threads = 1
+    session = ort.InferenceSession(str(_need_onnx(job)), options, providers=["CPUExecutionProvider"])
+    feed = {session.get_inputs()[0].name: job.x.numpy()}
+    return lambda: session.run(None, feed)[0]
+
+
+def _openvino(job: Job) -> Call:
+    import openvino as ov  # type: ignore[import-not-found,unused-ignore]
+
+    core = ov.Core()
+    model = core.read_model(str(_need_onnx(job)))
+    config = {"INFERENCE_NUM_THREADS": job.threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    request = core.compile_model(model, "CPU", config).create_infer_request()
+    x = job.x.numpy()
+    return lambda: request.infer([x], share_inputs=True)[0]
+
+
+PEERS: dict[str, Callable[[Job], Call]] = {
+    "eager": _eager,
+    "channels_last": _channels_last,
+    "inductor": _inductor,
+    "onnxruntime": _onnxruntime,
+    "openvino": _openvino,
+    "nnaccel": _nnaccel(),
+    "nnaccel-layers": _nnaccel(dfp=False),
+}
+#: These read the network from an exported file.
+NEED_ONNX = frozenset({"onnxruntime", "openvino"})
+
+
+def export_onnx(network: Network, batch: int, path: Path) -> None:
+    """Write the network as ONNX for ``batch``."""
+    import torch
+
+    x = torch.zeros((batch, *network.sample_shape))
+    with torch.no_grad():
+        torch.onnx.export(network.module, (x,), str(path), dynamo=False, opset_version=17)
+
+
+def reference(network: Network, x: Any) -> np.ndarray[Any, Any]:
+    """The network's output in float64: the judge of everybody's error."""
+    import copy
+
+    import torch
+
+    with torch.no_grad():
+        out = copy.deepcopy(network.module).double()(x.double())
+    return np.asarray(first_tensor(out))
+
+
+def first_tensor(out: Any) -> Any:
+    """The first tensor of a nested result, as numpy."""
+    while isinstance(out, (tuple, list)):
+        out = out[0]
+    if isinstance(out, dict):
+        return first_tensor(next(iter(out.values())))
+    return out.detach().numpy() if hasattr(out, "detach") else np.asarray(out)
+
+
+def relative_error(out: Any, judge: np.ndarray[Any, Any]) -> float:
+    """Largest absolute difference over the largest absolute value of the judge."""
+    got = np.asarray(first_tensor(out), np.float64)
+    if got.shape != judge.shape or not np.isfinite(got).all():
+        return float("inf")
+    return float(np.abs(got - judge).max() / max(np.abs(judge).max(), 1e-30))
+
+
+def timed_block(call: Call, calls: int, untimed: int = 2) -> list[float]:
+    """Milliseconds of each of ``calls`` calls, after ``untimed`` ones that wake caches and thread pools."""
+    for _ in range(untimed):
+        call()
+    times = []
+    for _ in range(calls):
+        started = time.perf_counter()
+        call()
+        times.append((time.perf_counter() - started) * 1e3)
+    return times

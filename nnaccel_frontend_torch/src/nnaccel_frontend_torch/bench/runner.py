@@ -1,0 +1,169 @@
+"""The parent of a benchmark: one worker process per implementation, timed in turns."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from nnaccel_core.errors import NnaccelError
+from nnaccel_frontend_torch.bench.peers import NEED_ONNX
+
+#: Seconds between two implementations' turns: long enough for the pools of the one before to stop spinning.
+PAUSE_S = 0.25
+
+
+@dataclass(frozen=True)
+class Record:
+    """One measured implementation. ``ms`` is the median; ``ms_low`` and ``ms_high`` are the quartiles of all calls."""
+
+    net: str
+    batch: int
+    device: str
+    dtype: str
+    mode: str
+    impl: str
+    threads: int
+    ms: float | None = None
+    ms_low: float | None = None
+    ms_high: float | None = None
+    calls: int = 0
+    first_call_s: float | None = None
+    max_rel_err: float | None = None
+    peak_bytes: int | None = None
+    prepared_bytes: int | None = None
+    error: str = ""
+
+
+class Worker:
+    """A worker process; `ask` sends one request and waits for its answer."""
+
+    def __init__(self, threads: int, log: Path) -> None:
+        read, write = os.pipe()
+        env = dict(os.environ, OMP_NUM_THREADS=str(threads))
+        self._log = open(log, "ab")  # noqa: SIM115 - closed with the worker
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "nnaccel_frontend_torch.bench.worker", str(write)],
+            stdin=subprocess.PIPE,
+            stdout=self._log,
+            stderr=self._log,
+            pass_fds=(write,),
+            env=env,
+        )
+        os.close(write)
+        self._answers = os.fdopen(read)
+        self._path = log
+
+    def ask(self, verb: str, **more: Any) -> dict[str, Any]:
+        """The worker's answer.
+
+        Raises:
+            NnaccelError: the worker failed or died; names its log.
+        """
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write((json.dumps({"verb": verb, **more}) + "\n").encode())
+            self._process.stdin.flush()
+            line = self._answers.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            raise NnaccelError(f"a benchmark worker died (exit code {self._process.poll()}); see {self._path}")
+        answer: dict[str, Any] = json.loads(line)
+        if not answer["ok"]:
+            raise NnaccelError(answer["error"])
+        return answer
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        try:
+            self._process.wait(20)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._answers.close()
+        self._log.close()
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to run. ``calls`` per implementation are spread over ``rounds`` turns."""
+
+    threads: int
+    calls: int = 24
+    rounds: int = 6
+    memory: bool = False
+    log: Path | None = None
+
+
+def run_case(net: str, batch: int, impls: Sequence[str], settings: Settings, say: Callable[[str], None]) -> list[Record]:
+    """All implementations of one network at one batch size; a failing one becomes a record with ``error``."""
+    base = {"net": net, "batch": batch, "device": "cpu", "dtype": "float32", "mode": "predict", "threads": settings.threads}
+    with tempfile.TemporaryDirectory(prefix="nnaccel-bench-") as folder:
+        work = Path(folder)
+        log = settings.log or work / "workers.log"
+        judge, onnx = work / "judge.npy", work / "net.onnx"
+        prepare = {"net": net, "batch": batch, "threads": settings.threads}
+        export_error = ""
+        with Worker(settings.threads, log) as helper:
+            helper.ask("prepare", **prepare)
+            helper.ask("reference", judge=str(judge))
+            if NEED_ONNX & set(impls):
+                try:
+                    helper.ask("export", path=str(onnx))
+                except NnaccelError as e:
+                    export_error = str(e)
+        found: dict[str, dict[str, Any]] = {impl: {} for impl in impls}
+        workers: dict[str, Worker] = {}
+        try:
+            for impl in impls:
+                say(f"{net} batch {batch}: {impl} first call")
+                try:
+                    if impl in NEED_ONNX and export_error:
+                        raise NnaccelError(f"ONNX export failed: {export_error}")
+                    worker = Worker(settings.threads, log)
+                    workers[impl] = worker
+                    worker.ask("prepare", **prepare, onnx=str(onnx) if onnx.exists() else None)
+                    answer = worker.ask("first_call", impl=impl, judge=str(judge))
+                    found[impl].update(first_call_s=answer["first_call_s"], max_rel_err=answer["max_rel_err"])
+                except NnaccelError as e:
+                    found[impl]["error"] = str(e)
+            times: dict[str, list[float]] = {impl: [] for impl in impls if "error" not in found[impl]}
+            per_round = max(1, -(-settings.calls // settings.rounds))
+            for turn in range(settings.rounds):
+                say(f"{net} batch {batch}: round {turn + 1} of {settings.rounds}")
+                for impl in times:
+                    time.sleep(PAUSE_S)
+                    times[impl] += workers[impl].ask("time", calls=per_round)["ms"]
+            for impl, ms in times.items():
+                low, _, high = statistics.quantiles(ms, n=4) if len(ms) > 1 else (ms[0],) * 3
+                found[impl].update(ms=statistics.median(ms), ms_low=low, ms_high=high, calls=len(ms))
+                if settings.memory and (impl == "eager" or impl.startswith("nnaccel")):
+                    answer = workers[impl].ask("memory", impl=impl)
+                    found[impl].update({k: answer[k] for k in ("peak_bytes", "prepared_bytes") if k in answer})
+        finally:
+            for worker in workers.values():
+                worker.__exit__(None, None, None)
+    return [Record(**base, impl=impl, **values) for impl, values in found.items()]
+
+
+def write_records(records: Sequence[Record], path: Path) -> None:
+    """One JSON object per line."""
+    path.write_text("".join(json.dumps(asdict(r)) + "\n" for r in records))
+
+
+def read_records(path: Path) -> list[Record]:
+    return [Record(**json.loads(line)) for line in path.read_text().splitlines() if line.strip()]

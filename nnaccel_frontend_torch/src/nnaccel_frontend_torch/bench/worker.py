@@ -1,0 +1,84 @@
+"""One implementation of one network in a process of its own, driven over pipes.
+
+The parent sends a line of JSON per request on standard input and reads one per answer on the worker's answer
+pipe; whatever the libraries print goes to standard error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def _serve(requests: Any, answer: Any) -> None:
+    import torch
+
+    from nnaccel_frontend_torch.bench import memory, nets, peers
+
+    prelude = os.environ.get("NNACCEL_BENCH_PRELUDE")
+    if prelude:
+        exec(compile(Path(prelude).read_text(), prelude, "exec"), {"__name__": "nnaccel_bench_prelude"})
+    job: peers.Job | None = None
+    call: peers.Call | None = None
+    with torch.no_grad():
+        for line in requests:
+            request = json.loads(line)
+            verb = request["verb"]
+            if verb == "stop":
+                return
+            try:
+                if verb == "prepare":
+                    torch.set_num_threads(request["threads"])
+                    network = nets.load(request["net"])
+                    x = nets.sample(network, request["batch"])
+                    onnx = Path(request["onnx"]) if request.get("onnx") else None
+                    job = peers.Job(network, request["batch"], x, request["threads"], onnx)
+                    answer({"ok": True})
+                elif verb == "reference":
+                    assert job is not None
+                    np.save(request["judge"], peers.reference(job.network, job.x))
+                    answer({"ok": True})
+                elif verb == "export":
+                    assert job is not None
+                    peers.export_onnx(job.network, job.batch, Path(request["path"]))
+                    answer({"ok": True})
+                elif verb == "first_call":
+                    assert job is not None
+                    started = time.perf_counter()
+                    call = peers.PEERS[request["impl"]](job)
+                    out = call()
+                    seconds = time.perf_counter() - started
+                    error = peers.relative_error(out, np.load(request["judge"]))
+                    answer({"ok": True, "first_call_s": seconds, "max_rel_err": error})
+                elif verb == "time":
+                    assert call is not None
+                    answer({"ok": True, "ms": peers.timed_block(call, request["calls"])})
+                elif verb == "memory":
+                    assert job is not None
+                    answer({"ok": True, **memory.measure(request["impl"], job)})
+            except Exception as e:
+                traceback.print_exc()
+                answer({"ok": False, "error": f"{type(e).__name__}: {e}"})
+
+
+def main() -> None:
+    """Entry of ``python -m nnaccel_frontend_torch.bench.worker ANSWER_FD``."""
+    with os.fdopen(int(sys.argv[1]), "w") as out, contextlib.redirect_stdout(sys.stderr):
+
+        def answer(message: dict[str, Any]) -> None:
+            out.write(json.dumps(message) + "\n")
+            out.flush()
+
+        _serve(sys.stdin, answer)
+
+
+if __name__ == "__main__":
+    main()

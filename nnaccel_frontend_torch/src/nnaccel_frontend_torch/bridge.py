@@ -1,0 +1,76 @@
+"""torch tensors in CPU memory as the core sees them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nnaccel_core.api import Bridge
+from nnaccel_core.ir import TensorType, identity
+
+
+class TorchCpuBridge(Bridge):
+    """Memory of torch's own CPU allocator."""
+
+    framework = "torch"
+    device = "cpu"
+
+    def __init__(self) -> None:
+        import torch
+
+        from nnaccel_frontend_torch import dtypes
+
+        self._torch = torch
+        self._dtypes = dtypes
+        # Bound once: these run for every tensor of every call.
+        self.address = torch.Tensor.data_ptr  # type: ignore[method-assign,assignment]
+        self.threads = torch.get_num_threads  # type: ignore[method-assign]
+        self._empty = torch.empty
+        self._empty_strided = torch.empty_strided
+        self._plans: dict[TensorType, tuple[Any, ...]] = {}
+
+    def type_of(self, tensor: Any) -> TensorType | None:
+        """The type with its layout, or None when the tensor is not dense, or lazily negated."""
+        d = self._dtypes
+        if tensor.layout is not self._torch.strided or tensor.dtype not in d.TO_IR or tensor.is_neg():
+            return None
+        layout = d.dense_layout(tensor.shape, tensor.stride())
+        return None if layout is None else d.make_type(tuple(tensor.shape), d.TO_IR[tensor.dtype], layout)
+
+    def dense(self, tensor: Any) -> Any:
+        """A dense row-major copy."""
+        return tensor.detach().resolve_neg().clone(memory_format=self._torch.contiguous_format)
+
+    def address(self, tensor: Any) -> int:
+        """Address of the first element."""
+        return tensor.data_ptr()  # type: ignore[no-any-return]
+
+    def allocate(self, type: TensorType) -> Any:
+        """A new tensor of static ``type``, uninitialized."""
+        plan = self._plans.get(type)
+        if plan is None:
+            d = self._dtypes
+            shape = tuple(int(s) for s in type.shape)  # type: ignore[arg-type]
+            strides = None if type.same_memory(identity(type.rank)) else d.torch_strides(type)
+            plan = (shape, strides, d.TO_TORCH[type.dtype])
+            if len(self._plans) > 1024:
+                self._plans = {}
+            self._plans[type] = plan
+        shape, strides, dtype = plan
+        # device is given so that torch.set_default_device and torch.device contexts do not redirect it.
+        if strides is None:
+            return self._empty(shape, dtype=dtype, device="cpu")
+        return self._empty_strided(shape, strides, dtype=dtype, device="cpu")
+
+    def threads(self) -> int:
+        """torch's own number of intra-op threads, now."""
+        return self._torch.get_num_threads()
+
+    def touched(self, tensor: Any) -> None:
+        """Raise the tensor's version counter, as torch's own in-place operations do."""
+        if not tensor.is_inference():
+            self._torch.autograd.graph.increment_version(tensor)
+
+    def copy(self, target: Any, source: Any) -> None:
+        """Write ``source`` over ``target``."""
+        with self._torch.no_grad():
+            target.copy_(source)

@@ -1,0 +1,278 @@
+"""Products, convolutions, pooling, attention, dropout."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from nnaccel_core.ir import Value
+from nnaccel_frontend_torch.alias import Ref
+from nnaccel_frontend_torch.importer import Importer
+from nnaccel_frontend_torch.mapping.args import Handler, floating, ints, same_dtype, static, tensor, value_of
+from nnaccel_frontend_torch.refusal import Refusal, Unmapped
+
+
+def _batched(b: Importer, x: Value, rank: int) -> tuple[Value, bool]:
+    """``x`` with a leading axis of one image when it has none."""
+    if x.type.rank == rank - 1:
+        return b.emit("reshape", [x], shape=(1, *x.shape)), True
+    if x.type.rank != rank:
+        raise Unmapped(f"an input of rank {x.type.rank} where {rank} or {rank - 1} is expected")
+    return x, False
+
+
+def _unbatched(b: Importer, x: Value, added: bool) -> Ref:
+    return b.temp(b.emit("reshape", [x], shape=x.shape[1:]) if added else x)
+
+
+# --- products ---------------------------------------------------------------------------------------------------
+
+
+def linear(b: Importer, input: Any, weight: Any, bias: Any = None) -> Ref:
+    """``F.linear``."""
+    x, w = value_of(b, input), value_of(b, weight)
+    operands = [w] if bias is None else [w, value_of(b, bias)]
+    same_dtype("linear", x, *operands)
+    if w.type.rank != 2:
+        raise Unmapped("linear with a weight of one axis")
+    flat = x.type.rank == 1
+    if flat:
+        x = b.emit("reshape", [x], shape=(1, x.shape[0]))
+    out = b.emit("matmul", [x, *operands], transpose_a=False, transpose_b=True)
+    return b.temp(b.emit("reshape", [out], shape=out.shape[1:]) if flat else out)
+
+
+def matmul(b: Importer, input: Any, other: Any) -> Ref:
+    """``torch.matmul`` with numpy's rules for vectors."""
+    x, y = value_of(b, input), value_of(b, other)
+    same_dtype("matmul", x, y)
+    if x.type.rank == 0 or y.type.rank == 0:
+        raise Refusal("matmul of a scalar")
+    left, right = x.type.rank == 1, y.type.rank == 1
+    if left:
+        x = b.emit("reshape", [x], shape=(1, x.shape[0]))
+    if right:
+        y = b.emit("reshape", [y], shape=(y.shape[0], 1))
+    out = b.emit("matmul", [x, y], transpose_a=False, transpose_b=False)
+    shape = list(out.shape)
+    if right:
+        shape.pop(-1)
+    if left:
+        shape.pop(-1 if right else -2)
+    return b.temp(b.emit("reshape", [out], shape=tuple(shape)) if left or right else out)
+
+
+def addmm(b: Importer, input: Any, mat1: Any, mat2: Any, *, beta: float = 1, alpha: float = 1) -> Ref:
+    """``beta * input + alpha * (mat1 @ mat2)``, also batched."""
+    if beta != 1 or alpha != 1:
+        raise Unmapped("addmm with beta or alpha")
+    values = [value_of(b, mat1), value_of(b, mat2), value_of(b, input)]
+    same_dtype("addmm", *values)
+    return b.temp(b.emit("matmul", values, transpose_a=False, transpose_b=False))
+
+
+def attention(
+    b: Importer,
+    query: Any,
+    key: Any,
+    value: Any,
+    attn_mask: Any = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Ref:
+    """``F.scaled_dot_product_attention`` as its two products around a softmax (Vaswani et al., 2017)."""
+    if dropout_p or enable_gqa:
+        raise Unmapped("attention with dropout or grouped queries")
+    q, k, v = value_of(b, query), value_of(b, key), value_of(b, value)
+    same_dtype("attention", q, k, v)
+    factor = 1.0 / math.sqrt(static(q.shape[-1], "attention")) if scale is None else scale
+    # torch scales both operands by the root, which keeps half-precision products in range.
+    scores = b.emit("matmul", [b.emit("mul", [q, b.constant(factor, q.dtype)]), k], transpose_a=False, transpose_b=True)
+    if is_causal:
+        lower = np.tril(np.ones((static(q.shape[-2], "causal attention"), static(k.shape[-2], "causal attention")), np.bool_))
+        scores = b.emit("where", [b.constant(lower, "bool"), scores, b.constant(-math.inf, q.dtype)])
+    if attn_mask is not None:
+        mask = value_of(b, attn_mask)
+        if mask.dtype == "bool":
+            scores = b.emit("where", [mask, scores, b.constant(-math.inf, q.dtype)])
+        else:
+            scores = b.emit("add", [scores, b.cast(mask, q.dtype)])
+    weights = b.emit("softmax", [scores], axis=scores.type.rank - 1)
+    return b.temp(b.emit("matmul", [weights, v], transpose_a=False, transpose_b=False))
+
+
+# --- convolution and pooling ------------------------------------------------------------------------------------
+
+
+def conv(spatial: int) -> Handler:
+    """conv1d / conv2d / conv3d."""
+
+    def run(
+        b: Importer,
+        input: Any,
+        weight: Any,
+        bias: Any = None,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
+    ) -> Ref:
+        w = value_of(b, weight)
+        x, added = _batched(b, value_of(b, input), spatial + 2)
+        operands = [x, w] if bias is None else [x, w, value_of(b, bias)]
+        same_dtype("convolution", *operands)
+        steps = ints(dilation, spatial, "dilation")
+        kernel = [static(d, "a window") for d in w.shape[2:]]
+        if padding == "valid":
+            pads = [(0, 0)] * spatial
+        elif padding == "same":
+            reach = [d * (k - 1) for d, k in zip(steps, kernel, strict=True)]
+            pads = [(r // 2, r - r // 2) for r in reach]
+        else:
+            pads = [(p, p) for p in ints(padding, spatial, "padding")]
+        out = b.emit("conv", operands, stride=ints(stride, spatial, "stride"), padding=tuple(pads), dilation=steps, groups=groups)
+        return _unbatched(b, out, added)
+
+    return run
+
+
+def max_pool(spatial: int) -> Handler:
+    """max_pool1d / 2d / 3d without indices."""
+
+    def run(
+        b: Importer,
+        input: Any,
+        kernel_size: Any,
+        stride: Any = None,
+        padding: Any = 0,
+        dilation: Any = 1,
+        ceil_mode: bool = False,
+        return_indices: bool = False,
+    ) -> Ref:
+        if return_indices:
+            raise Unmapped("max pooling that returns indices")
+        x, added = _batched(b, floating(b, input), spatial + 2)
+        kernel = ints(kernel_size, spatial, "kernel_size")
+        out = b.emit(
+            "max_pool",
+            [x],
+            kernel=kernel,
+            stride=ints(stride, spatial, "stride") if stride not in (None, [], ()) else kernel,
+            padding=tuple((p, p) for p in ints(padding, spatial, "padding")),
+            dilation=ints(dilation, spatial, "dilation"),
+            ceil_mode=bool(ceil_mode),
+        )
+        return _unbatched(b, out, added)
+
+    return run
+
+
+def avg_pool(spatial: int) -> Handler:
+    """avg_pool1d / 2d / 3d."""
+
+    def run(
+        b: Importer,
+        input: Any,
+        kernel_size: Any,
+        stride: Any = None,
+        padding: Any = 0,
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+        divisor_override: int | None = None,
+    ) -> Ref:
+        if divisor_override is not None:
+            raise Unmapped("average pooling with divisor_override")
+        x, added = _batched(b, floating(b, input), spatial + 2)
+        kernel = ints(kernel_size, spatial, "kernel_size")
+        out = b.emit(
+            "avg_pool",
+            [x],
+            kernel=kernel,
+            stride=ints(stride, spatial, "stride") if stride not in (None, [], ()) else kernel,
+            padding=tuple((p, p) for p in ints(padding, spatial, "padding")),
+            ceil_mode=bool(ceil_mode),
+            count_include_pad=bool(count_include_pad),
+        )
+        return _unbatched(b, out, added)
+
+    return run
+
+
+def _output_size(x: Value, output_size: Any, spatial: int) -> tuple[int, ...]:
+    given = (output_size,) * spatial if isinstance(output_size, int) or output_size is None else tuple(output_size)
+    given = given * spatial if len(given) == 1 else given
+    return tuple(
+        static(x.shape[2 + k], "adaptive pooling") if s is None else static(s, "adaptive pooling") for k, s in enumerate(given)
+    )
+
+
+def adaptive_avg_pool(spatial: int) -> Handler:
+    """adaptive_avg_pool1d / 2d / 3d."""
+
+    def run(b: Importer, input: Any, output_size: Any) -> Ref:
+        x, added = _batched(b, floating(b, input), spatial + 2)
+        return _unbatched(b, b.emit("adaptive_avg_pool", [x], output_size=_output_size(x, output_size, spatial)), added)
+
+    return run
+
+
+def adaptive_max_pool(spatial: int) -> Handler:
+    """adaptive_max_pool1d / 2d / 3d where the windows are equal."""
+
+    def run(b: Importer, input: Any, output_size: Any, return_indices: bool = False) -> Ref:
+        x, added = _batched(b, floating(b, input), spatial + 2)
+        out = _output_size(x, output_size, spatial)
+        extents = [static(d, "adaptive pooling") for d in x.shape[2:]]
+        if return_indices or any(s == 0 or n % s for n, s in zip(extents, out, strict=True)):
+            raise Unmapped("adaptive max pooling with indices or uneven windows")
+        kernel = tuple(n // s for n, s in zip(extents, out, strict=True))
+        zeros = ((0, 0),) * spatial
+        pooled = b.emit("max_pool", [x], kernel=kernel, stride=kernel, padding=zeros, dilation=(1,) * spatial, ceil_mode=False)
+        return _unbatched(b, pooled, added)
+
+    return run
+
+
+def dropout(b: Importer, input: Any, p: float = 0.5, training: bool = True, train: Any = None) -> Ref:
+    """Dropout in evaluation returns its argument."""
+    if training if train is None else train:
+        raise Unmapped("dropout in training mode draws random numbers")
+    return tensor(b, input)
+
+
+TABLE: dict[str, Handler] = {
+    "linear": linear,
+    "matmul": matmul,
+    "mm": matmul,
+    "bmm": matmul,
+    "mv": matmul,
+    "addmm": addmm,
+    "baddbmm": addmm,
+    "scaled_dot_product_attention": attention,
+    "conv1d": conv(1),
+    "conv2d": conv(2),
+    "conv3d": conv(3),
+    "max_pool1d": max_pool(1),
+    "max_pool2d": max_pool(2),
+    "max_pool3d": max_pool(3),
+    "avg_pool1d": avg_pool(1),
+    "avg_pool2d": avg_pool(2),
+    "avg_pool3d": avg_pool(3),
+    "adaptive_avg_pool1d": adaptive_avg_pool(1),
+    "adaptive_avg_pool2d": adaptive_avg_pool(2),
+    "adaptive_avg_pool3d": adaptive_avg_pool(3),
+    "adaptive_max_pool1d": adaptive_max_pool(1),
+    "adaptive_max_pool2d": adaptive_max_pool(2),
+    "adaptive_max_pool3d": adaptive_max_pool(3),
+    "dropout": dropout,
+    "dropout1d": dropout,
+    "dropout2d": dropout,
+    "dropout3d": dropout,
+    "feature_dropout": dropout,
+    "alpha_dropout": dropout,
+    "feature_alpha_dropout": dropout,
+}

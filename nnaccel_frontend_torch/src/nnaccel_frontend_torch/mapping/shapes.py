@@ -1,0 +1,399 @@
+"""Calls that look at, rearrange or slice tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from nnaccel_core.ir import Dim, Expr, Value, product
+from nnaccel_frontend_torch.alias import Ref, expand_step, reshape_step, slice_step, transpose_step
+from nnaccel_frontend_torch.dtypes import TO_TORCH
+from nnaccel_frontend_torch.importer import Importer
+from nnaccel_frontend_torch.mapping.args import (
+    Handler,
+    as_value,
+    axes_of,
+    axis_of,
+    complete_shape,
+    expanded,
+    is_tensor,
+    promoted,
+    sizes,
+    static,
+    tensor,
+)
+from nnaccel_frontend_torch.refusal import NeedStatic, Refusal, Unmapped
+
+
+def shape_of(b: Importer, x: Any) -> tuple[Dim, ...]:
+    """The shape of a tensor argument."""
+    return tensor(b, x).type.shape
+
+
+def reshaped(b: Importer, x: Any, shape: Sequence[Dim], certain: bool) -> Ref:
+    """A reshape; ``certain`` when it is an alias whatever the strides (``view``), else it may be a copy."""
+    ref = tensor(b, x)
+    target = tuple(shape)
+    if not certain and not b.contiguous(ref):
+        ref.storage.unclear = True
+    return b.view(ref, reshape_step(target))
+
+
+def view(b: Importer, input: Any, *shape: Any, dtype: Any = None) -> Ref:
+    """``Tensor.view``."""
+    if dtype is not None or (len(shape) == 1 and isinstance(shape[0], torch.dtype)):
+        raise Unmapped("a view as another dtype")
+    return reshaped(b, input, complete_shape(shape_of(b, input), sizes(shape)), True)
+
+
+def reshape(b: Importer, input: Any, *shape: Any, **kwargs: Any) -> Ref:
+    """``reshape``: a view where strides allow it."""
+    given = kwargs.get("shape", shape if shape else ())
+    if "shape" in kwargs:
+        given = (kwargs["shape"],)
+    return reshaped(b, input, complete_shape(shape_of(b, input), sizes(given)), False)
+
+
+def flatten(b: Importer, input: Any, start_dim: int = 0, end_dim: int = -1) -> Ref:
+    """``torch.flatten``."""
+    shape = shape_of(b, input)
+    if not shape:
+        return reshaped(b, input, (1,), False)
+    lo, hi = axis_of(start_dim, len(shape)), axis_of(end_dim, len(shape))
+    if lo == hi:
+        return tensor(b, input)
+    return reshaped(b, input, (*shape[:lo], product(shape[lo : hi + 1]), *shape[hi + 1 :]), False)
+
+
+def unflatten(b: Importer, input: Any, dim: int, sizes_: Any = None, **kwargs: Any) -> Ref:
+    """``torch.unflatten``."""
+    shape = shape_of(b, input)
+    at = axis_of(dim, len(shape))
+    parts = complete_shape((shape[at],), sizes((kwargs.get("sizes", sizes_),)))
+    return reshaped(b, input, (*shape[:at], *parts, *shape[at + 1 :]), True)
+
+
+def squeeze(b: Importer, input: Any, dim: Any = None) -> Ref:
+    """``torch.squeeze``."""
+    shape = shape_of(b, input)
+    axes = axes_of(dim, len(shape))
+    drop = {a for a in axes if shape and static(shape[a], "squeeze") == 1}
+    return reshaped(b, input, [d for a, d in enumerate(shape) if a not in drop], True)
+
+
+def unsqueeze(b: Importer, input: Any, dim: int) -> Ref:
+    """``torch.unsqueeze``."""
+    shape = list(shape_of(b, input))
+    shape.insert(axis_of(dim, len(shape) + 1), 1)
+    return reshaped(b, input, shape, True)
+
+
+def permute(b: Importer, input: Any, *dims: Any, **kwargs: Any) -> Ref:
+    """``permute``."""
+    given = sizes((kwargs["dims"],) if "dims" in kwargs else dims)
+    rank = len(shape_of(b, input))
+    return b.view(tensor(b, input), transpose_step(tuple(axis_of(d, rank) for d in given)))
+
+
+def transpose(b: Importer, input: Any, dim0: int, dim1: int) -> Ref:
+    """``transpose``, ``swapaxes``, ``swapdims``."""
+    rank = len(shape_of(b, input))
+    perm = list(range(rank))
+    i, j = axis_of(dim0, rank), axis_of(dim1, rank)
+    perm[i], perm[j] = perm[j], perm[i]
+    return b.view(tensor(b, input), transpose_step(tuple(perm)))
+
+
+def movedim(b: Importer, input: Any, source: Any, destination: Any) -> Ref:
+    """``movedim``, ``moveaxis``."""
+    rank = len(shape_of(b, input))
+    src = [axis_of(d, rank) for d in ([source] if isinstance(source, int) else source)]
+    dst = [axis_of(d, rank) for d in ([destination] if isinstance(destination, int) else destination)]
+    perm = [-1] * rank
+    for s, d in zip(src, dst, strict=True):
+        perm[d] = s
+    rest = iter(a for a in range(rank) if a not in src)
+    return b.view(tensor(b, input), transpose_step(tuple(next(rest) if p < 0 else p for p in perm)))
+
+
+def matrix_transpose(b: Importer, input: Any) -> Ref:
+    """``t()`` and ``.mT``, and ``.T`` of matrices."""
+    rank = len(shape_of(b, input))
+    return tensor(b, input) if rank < 2 else transpose(b, input, -2, -1)
+
+
+def reverse_axes(b: Importer, input: Any) -> Ref:
+    """``.T``: all axes reversed."""
+    rank = len(shape_of(b, input))
+    return tensor(b, input) if rank < 2 else b.view(tensor(b, input), transpose_step(tuple(reversed(range(rank)))))
+
+
+def expand(b: Importer, input: Any, *size: Any, **kwargs: Any) -> Ref:
+    """``expand``."""
+    target = sizes((kwargs["size"],) if "size" in kwargs else size)
+    shape = shape_of(b, input)
+    offset = len(target) - len(shape)
+    full = [shape[k - offset] if d == -1 and k >= offset else d for k, d in enumerate(target)]
+    for k, d in enumerate(shape):
+        if isinstance(d, Expr) and full[k + offset] != d:
+            raise NeedStatic("expand of a symbolic size")
+    return b.view(tensor(b, input), expand_step(tuple(full)))
+
+
+def expand_as(b: Importer, input: Any, other: Any) -> Ref:
+    """``expand_as``."""
+    return expand(b, input, *shape_of(b, other))
+
+
+def repeat(b: Importer, input: Any, *repeats: Any, **kwargs: Any) -> Ref:
+    """``Tensor.repeat``: tiles, by an expand between two reshapes."""
+    times = sizes((kwargs["repeats"],) if "repeats" in kwargs else repeats)
+    shape = list(shape_of(b, input))
+    shape = [1] * (len(times) - len(shape)) + shape
+    value = tensor(b, input).read(b)
+    apart: list[Dim] = []
+    tiled: list[Dim] = []
+    for d, t in zip(shape, times, strict=True):
+        apart += [1, d]
+        tiled += [t, d]
+    value = b.emit("reshape", [value], shape=tuple(apart))
+    value = expanded(b, value, tiled)
+    return b.temp(b.emit("reshape", [value], shape=tuple(d * t for d, t in zip(shape, times, strict=True))))
+
+
+def detach(b: Importer, input: Any) -> Ref:
+    """Another tensor on the same memory."""
+    return reshaped(b, input, shape_of(b, input), True)
+
+
+def sliced(b: Importer, x: Ref, axis: int, start: int, end: Dim, step: int = 1) -> Ref:
+    """Part of one axis."""
+    shape = x.type.shape
+    rank = len(shape)
+    starts, steps = [0] * rank, [1] * rank
+    ends = list(shape)
+    starts[axis], ends[axis], steps[axis] = start, end, step
+    return b.view(x, slice_step(tuple(starts), tuple(ends), tuple(steps)))
+
+
+def narrow(b: Importer, input: Any, dim: int, start: int, length: int) -> Ref:
+    """``narrow``."""
+    ref = tensor(b, input)
+    axis = axis_of(dim, ref.type.rank)
+    extent = static(ref.type.shape[axis], "narrow")
+    start = static(start, "narrow") % max(extent, 1)
+    return sliced(b, ref, axis, start, start + static(length, "narrow"))
+
+
+def select(b: Importer, input: Any, dim: int, index: int) -> Ref:
+    """``select``: one position of an axis, which disappears."""
+    ref = tensor(b, input)
+    axis = axis_of(dim, ref.type.rank)
+    part = _one(b, ref, axis, index)
+    return reshaped(b, part, [d for a, d in enumerate(part.type.shape) if a != axis], True)
+
+
+def _one(b: Importer, ref: Ref, axis: int, index: int) -> Ref:
+    extent = ref.type.shape[axis]
+    at = static(index, "an index")
+    if at < 0 or isinstance(extent, Expr):
+        extent = static(extent, "an index")
+        at = at + extent if at < 0 else at
+        if not 0 <= at < extent:
+            raise Refusal(f"index {index} is out of range for axis {axis} of extent {extent}")
+    return sliced(b, ref, axis, at, at + 1)
+
+
+def getitem(b: Importer, input: Any, index: Any) -> Any:
+    """Indexing with numbers, slices, None and ``...``; on tuples and lists, theirs."""
+    if not is_tensor(input):
+        return input[index]
+    ref = tensor(b, input)
+    items = list(index) if isinstance(index, tuple) else [index]
+    if any(is_tensor(i) or isinstance(i, (bool, list, np.ndarray)) for i in items):
+        raise Unmapped("indexing with a tensor or list")
+    used = sum(1 for i in items if i is not None and i is not Ellipsis)
+    if items.count(Ellipsis) == 0:
+        items.append(Ellipsis)
+    at = items.index(Ellipsis)
+    items[at : at + 1] = [slice(None)] * (ref.type.rank - used)
+    shape: list[Dim] = []
+    axis = 0
+    for item in items:
+        if item is None:
+            shape.append(1)
+            continue
+        if axis >= ref.type.rank:
+            raise Refusal(f"too many indices for a tensor of rank {ref.type.rank}")
+        if isinstance(item, slice):
+            ref = _slice(b, ref, axis, item)
+            shape.append(ref.type.shape[axis])
+        elif isinstance(item, (int, Expr)):
+            ref = _one(b, ref, axis, item)  # type: ignore[arg-type]
+        else:
+            raise Unmapped(f"indexing with {type(item).__name__}")
+        axis += 1
+    return ref if tuple(shape) == ref.type.shape and ref is not input else reshaped(b, ref, shape, True)
+
+
+def _slice(b: Importer, ref: Ref, axis: int, item: slice) -> Ref:
+    extent = ref.type.shape[axis]
+    if item.step in (None, 1) and item.start in (None, 0) and (item.stop is None or item.stop == extent):
+        return ref
+    if any(isinstance(v, Expr) for v in (item.start, item.stop, item.step)):
+        raise NeedStatic("a slice by a symbolic size")
+    start, stop, step = item.indices(static(extent, "a slice"))
+    if step < 1:
+        raise Refusal("a slice with a negative step")
+    return sliced(b, ref, axis, start, max(start, stop), step)
+
+
+def setitem(b: Importer, input: Any, index: Any, value: Any) -> None:
+    """``x[index] = value``."""
+    target = getitem(b, tensor(b, input), index)
+    store(b, target, value)
+
+
+def store(b: Importer, target: Ref, value: Any) -> Ref:
+    """Overwrite ``target`` with a tensor or number, cast and broadcast to it."""
+    dtype = TO_TORCH[target.type.dtype]
+    if is_tensor(value):
+        new = as_value(b, value, dtype)
+        extra = new.type.rank - target.type.rank
+        if extra > 0 and all(d == 1 for d in new.shape[:extra]):
+            new = b.emit("reshape", [new], shape=new.shape[extra:])
+    else:
+        new = b.constant(value, target.type.dtype)
+    target.write(b, expanded(b, new, target.type.shape))
+    return target
+
+
+def chunk(b: Importer, input: Any, chunks: int, dim: int = 0) -> tuple[Ref, ...]:
+    """``chunk``."""
+    ref = tensor(b, input)
+    extent = static(ref.type.shape[axis_of(dim, ref.type.rank)], "chunk")
+    return split(b, ref, max(-(-extent // chunks), 1), dim)
+
+
+def split(b: Importer, tensor_: Any, split_size_or_sections: Any = None, dim: int = 0, **kwargs: Any) -> tuple[Ref, ...]:
+    """``split`` into equal parts or given sizes."""
+    parts = kwargs.get("split_size", kwargs.get("split_sizes", split_size_or_sections))
+    ref = tensor(b, tensor_)
+    axis = axis_of(dim, ref.type.rank)
+    extent = static(ref.type.shape[axis], "split")
+    if isinstance(parts, int):
+        parts = [min(parts, extent - k) for k in range(0, extent, parts)] or [0]
+    out, start = [], 0
+    for n in parts:
+        out.append(sliced(b, ref, axis, start, start + static(n, "split")))
+        start += n
+    if start != extent:
+        raise Refusal(f"split sizes {parts} do not add up to {extent}")
+    return tuple(out)
+
+
+def unbind(b: Importer, input: Any, dim: int = 0) -> tuple[Ref, ...]:
+    """``unbind``: one view per position."""
+    ref = tensor(b, input)
+    return tuple(select(b, ref, dim, k) for k in range(static(ref.type.shape[axis_of(dim, ref.type.rank)], "unbind")))
+
+
+def cat(b: Importer, tensors: Sequence[Any], dim: int = 0, *, axis: Any = None) -> Ref:
+    """``cat``, ``concat``."""
+    at = dim if axis is None else axis
+    rank = len(shape_of(b, tensors[0]))
+    if any(len(shape_of(b, t)) != rank for t in tensors):
+        raise Unmapped("cat of tensors of different rank")
+    dtype = promoted(b, *tensors)
+    values = [as_value(b, t, dtype) for t in tensors]
+    return b.temp(values[0] if len(values) == 1 else b.emit("concat", values, axis=axis_of(at, rank)))
+
+
+def stack(b: Importer, tensors: Sequence[Any], dim: int = 0) -> Ref:
+    """``stack``."""
+    return cat(b, [unsqueeze(b, t, dim) for t in tensors], axis_of(dim, len(shape_of(b, tensors[0])) + 1))
+
+
+def pad(b: Importer, input: Any, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Ref:
+    """``F.pad`` with constants; negative amounts cut off."""
+    if mode != "constant":
+        raise Unmapped(f"padding mode {mode!r}")
+    ref = tensor(b, input)
+    rank = ref.type.rank
+    pairs = [(0, 0)] * rank
+    for k in range(len(pad) // 2):
+        pairs[rank - 1 - k] = (static(pad[2 * k], "padding"), static(pad[2 * k + 1], "padding"))
+    x: Value = ref.read(b)
+    if any(lo < 0 or hi < 0 for lo, hi in pairs):
+        shape = [d if pairs[a] == (0, 0) else static(d, "padding") for a, d in enumerate(x.shape)]
+        ends = tuple(d + min(hi, 0) if hi < 0 else d for d, (_, hi) in zip(shape, pairs, strict=True))
+        x = b.emit("slice", [x], starts=tuple(max(-lo, 0) for lo, _ in pairs), ends=ends, steps=(1,) * rank)
+        pairs = [(max(lo, 0), max(hi, 0)) for lo, hi in pairs]
+    if any(lo or hi for lo, hi in pairs):
+        x = b.emit("pad", [x], pads=tuple(pairs), mode="constant", value=value or 0.0)
+    return b.temp(x)
+
+
+def size(b: Importer, input: Any, dim: Any = None) -> Any:
+    """``size()``."""
+    shape = shape_of(b, input)
+    return shape if dim is None else shape[axis_of(dim, len(shape))]
+
+
+def attribute(b: Importer, x: Any, name: str) -> Any:
+    """``getattr`` on a tensor."""
+    if name in ("T", "mT", "H", "mH"):
+        return reverse_axes(b, x) if name in ("T", "H") else matrix_transpose(b, x)
+    ref = tensor(b, x)
+    known = {"shape": ref.type.shape, "dtype": TO_TORCH[ref.type.dtype], "ndim": ref.type.rank, "device": torch.device("cpu")}
+    if name not in known:
+        raise Unmapped(f"the attribute {name!r} of a tensor")
+    return known[name]
+
+
+TABLE: dict[str, Handler] = {
+    "view": view,
+    "view_as": lambda b, input, other: view(b, input, *shape_of(b, other)),
+    "reshape": reshape,
+    "reshape_as": lambda b, input, other: reshape(b, input, *shape_of(b, other)),
+    "flatten": flatten,
+    "ravel": flatten,
+    "unflatten": unflatten,
+    "squeeze": squeeze,
+    "unsqueeze": unsqueeze,
+    "permute": permute,
+    "transpose": transpose,
+    "swapaxes": transpose,
+    "swapdims": transpose,
+    "movedim": movedim,
+    "moveaxis": movedim,
+    "t": matrix_transpose,
+    "expand": expand,
+    "broadcast_to": expand,
+    "expand_as": expand_as,
+    "repeat": repeat,
+    "detach": detach,
+    "alias": detach,
+    "narrow": narrow,
+    "select": select,
+    "getitem": getitem,
+    "chunk": chunk,
+    "split": split,
+    "split_with_sizes": split,
+    "unbind": unbind,
+    "cat": cat,
+    "concat": cat,
+    "concatenate": cat,
+    "stack": stack,
+    "pad": pad,
+    "size": size,
+    "dim": lambda b, input: len(shape_of(b, input)),
+    "ndimension": lambda b, input: len(shape_of(b, input)),
+    "numel": lambda b, input: product(shape_of(b, input)),
+    "getattr": attribute,
+    "is_floating_point": lambda b, input: tensor(b, input).type.is_float,
+    "is_complex": lambda b, input: False,
+}

@@ -1,0 +1,110 @@
+"""A session without a backend: programs run on the core's numpy references, with parameters cached until `refresh`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from nnaccel_core.api import Captured, Signature
+from nnaccel_core.interp import run_graph
+from nnaccel_core.ir import Foreign, Segment
+from nnaccel_core.ir.types import common_env
+from nnaccel_core.options import Options
+from nnaccel_frontend_torch.bridge import TorchCpuBridge
+from nnaccel_frontend_torch.module import wrap
+
+
+class InterpretedProgram:
+    """Runs a captured program; parameters are read once and kept, as packed weights would be."""
+
+    def __init__(self, captured: Captured, bridge: TorchCpuBridge) -> None:
+        self.captured = captured
+        self.bridge = bridge
+        self.kept: dict[str, np.ndarray[Any, Any]] = {}
+
+    def __call__(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        program = self.captured.program
+        values = dict(zip(program.inputs, tensors, strict=True))
+        for part in program.parts:
+            if isinstance(part, Foreign):
+                values.update(zip(part.outputs, part.call(*(values[n] for n in part.inputs)), strict=True))
+            else:
+                assert isinstance(part, Segment)
+                values.update(zip(part.outputs, self._segment(part, [values[n] for n in part.inputs]), strict=True))
+        return [values[n] for n in program.outputs]
+
+    def _segment(self, part: Segment, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        graph = part.graph
+        env: dict[str, int] = {}
+        for value, t in zip(graph.inputs, tensors, strict=True):
+            assert common_env(value.shape, t.shape, env), (value, t.shape)
+            found = self.bridge.type_of(t)
+            assert found is not None and found.same_memory(value.type.layout), (value, t.stride())
+        for p in graph.params:
+            if p.name not in self.kept:
+                self.kept[p.name] = np.array(self.captured.parameters[p.name]().numpy())
+        outs = run_graph(graph, [t.detach().numpy() for t in tensors], self.kept)
+        results = []
+        for value, array in zip(graph.outputs, outs, strict=True):
+            type_ = value.type.concrete(env)
+            assert tuple(array.shape) == type_.shape, (value, array.shape)
+            t = self.bridge.allocate(type_)
+            t.copy_(torch.from_numpy(np.ascontiguousarray(array)).reshape(t.shape))
+            results.append(t)
+        return results
+
+    def refresh(self) -> None:
+        self.kept = {}
+
+
+class InterpretedSession:
+    """Stands where `nnaccel_core.driver.session.Session` stands."""
+
+    def __init__(self, backend: Any = None, bridge: TorchCpuBridge | None = None, options: Options | None = None) -> None:
+        self.backend = backend
+        self.bridge = bridge or TorchCpuBridge()
+        self.options = options or Options()
+        self.device = "cpu"
+        self.made: dict[Hashable, InterpretedProgram] = {}
+
+    def compiled(self, key: Hashable, signature: Signature, capture: Callable[[], Captured]) -> InterpretedProgram:
+        if key not in self.made:
+            self.made[key] = InterpretedProgram(capture(), self.bridge)
+        return self.made[key]
+
+    def forget(self) -> None:
+        self.made = {}
+
+    def refresh(self) -> None:
+        for program in self.made.values():
+            program.refresh()
+
+
+def interpreted(net: torch.nn.Module) -> Any:
+    """``net`` optimized onto the numpy references."""
+    return wrap(net, InterpretedSession())
+
+
+def close(a: Any, b: Any, rtol: float = 1e-4) -> None:
+    """Nested results are equal: containers, Python values, dtypes, shapes, and numbers up to ``rtol`` of the largest."""
+    assert type(a) is type(b), (type(a), type(b))
+    if isinstance(a, torch.Tensor):
+        assert a.dtype == b.dtype and a.shape == b.shape, (a.dtype, a.shape, b.dtype, b.shape)
+        if a.dtype.is_floating_point:
+            scale = float(b[b.isfinite()].abs().max()) if b.isfinite().any() else 0.0
+            torch.testing.assert_close(a, b, rtol=rtol, atol=rtol * max(scale, 1e-6), equal_nan=True)
+        else:
+            assert torch.equal(a, b)
+    elif isinstance(a, dict):
+        assert list(a) == list(b)
+        for k in a:
+            close(a[k], b[k], rtol)
+    elif isinstance(a, (tuple, list)):
+        assert len(a) == len(b)
+        for x, y in zip(a, b, strict=True):
+            close(x, y, rtol)
+    else:
+        assert a == b

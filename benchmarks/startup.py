@@ -77,12 +77,14 @@ with torch.no_grad():
     whole = [block(lambda: fast(x)) for _ in range(5)]
     inner = [block(kernels) for _ in range(5)]
     eager = [block(lambda: network.module(x)) for _ in range(5)]
-    print(json.dumps({{"call_us": statistics.median(whole), "executable_us": statistics.median(inner), "eager_us": statistics.median(eager)}}))
+    medians = [statistics.median(times) for times in (whole, inner, eager)]
+    print(json.dumps(dict(zip(("call_us", "executable_us", "eager_us"), medians))))
 """
 
 
 def run(code: str, cache: str) -> dict[str, float]:
-    env = dict(os.environ, NNACCEL_CACHE_DIR=cache, PYTHONPATH=os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")]))
+    path = os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])
+    env = dict(os.environ, NNACCEL_CACHE_DIR=cache, PYTHONPATH=path)
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(done.stderr)

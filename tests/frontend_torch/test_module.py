@@ -338,6 +338,7 @@ def test_errors_are_the_networks_own(net: nn.Module) -> None:
         fast()
 
 
+@torch.no_grad()
 def test_default_dtype_is_part_of_the_program() -> None:
     net = Lambda(lambda s, x: x / 2).eval()
     fast = interpreted(net)

@@ -81,9 +81,7 @@ def test_channels_last_input_gives_the_same(resnet):
     x = photos(2)
     fast = nnaccel_core.optimize(resnet)
     with torch.no_grad():
-        torch.testing.assert_close(
-            fast(x.contiguous(memory_format=torch.channels_last)), resnet(x), rtol=1e-3, atol=1e-3
-        )
+        torch.testing.assert_close(fast(x.contiguous(memory_format=torch.channels_last)), resnet(x), rtol=1e-3, atol=1e-3)
 
 
 def test_a_second_batch_size_compiles_nothing(resnet, tmp_path, monkeypatch):

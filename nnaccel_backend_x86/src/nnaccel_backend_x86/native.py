@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from ctypes import POINTER, Structure, c_char, c_char_p, c_int32, c_int64, c_void_p
 from pathlib import Path
 
+import nnaccel_backend_x86
 from nnaccel_core.errors import NnaccelError, OutOfMemoryError, ToolchainError
 
 #: Developers' override: path of a runtime built by CMake, instead of the one in the installed package.
@@ -98,10 +99,15 @@ def find_onednn() -> Path | None:
 
 
 def find_runtime() -> Path | None:
-    """The native runtime: `LIBRARY_VARIABLE`, else the file in this package; None when it was never built."""
+    """The native runtime: `LIBRARY_VARIABLE`, else the file in this package; None when it was never built.
+
+    An editable installation has the Python files in the source tree and the library among the installed packages:
+    both are on the package's path.
+    """
     override = os.environ.get(LIBRARY_VARIABLE)
-    path = Path(override) if override else Path(__file__).with_name("libnnaccel_x86.so")
-    return path if path.exists() else None
+    folders = [Path(__file__).parent, *map(Path, nnaccel_backend_x86.__path__)]
+    paths = [Path(override)] if override else [folder / "libnnaccel_x86.so" for folder in folders]
+    return next((path for path in paths if path.exists()), None)
 
 
 def load_openmp() -> None:

@@ -333,7 +333,7 @@ class State:
 
         compiled = compiled_by_dynamo(self)
         result = compiled(*args, **kwargs)
-        self._forget()
+        self._entries, self._shortcuts = {}, {}
         self.trace_refusal, self._dynamo = reason, compiled
         return result
 

@@ -307,8 +307,8 @@ def _tracer_of(args: Any, kwargs: Any) -> Tracer:
 
 
 def _operator(name: str) -> Any:
-    def method(self: TracedTensor, *args: Any) -> Any:
-        return self.tracer.call(name, (self, *args), {})
+    def method(self: TracedTensor, *args: Any, **kwargs: Any) -> Any:
+        return self.tracer.call(name, (self, *args), kwargs)
 
     return method
 
@@ -349,3 +349,21 @@ for _name in (
     "ior",
 ):
     setattr(TracedTensor, f"__{_name}__", _operator(_name))
+
+# Methods that take sizes. Torch's own argument parser would ask a `TracedInt` for its value before it hands over.
+for _name in (
+    "view",
+    "reshape",
+    "expand",
+    "repeat",
+    "tile",
+    "broadcast_to",
+    "flatten",
+    "unflatten",
+    "narrow",
+    "split",
+    "chunk",
+    "select",
+    "roll",
+):
+    setattr(TracedTensor, _name, _operator(_name))

@@ -41,7 +41,7 @@ def _ref(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
     xg = x.reshape(n, groups, c // groups, *x.shape[2:])
     wg = w.reshape(groups, c // groups, per_out, *w.shape[2:])
     for at in np.ndindex(*w.shape[2:]):
-        part = np.einsum("ngc...,gco->ngo...", xg, wg[(slice(None), slice(None), slice(None), *at)])
+        part = np.einsum("ngc...,gco->ngo...", xg, wg[tuple([slice(None)] * 3 + list(at))])
         where = tuple(
             slice(
                 at[k] * attrs["dilation"][k],
@@ -50,9 +50,9 @@ def _ref(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
             )
             for k in range(spatial)
         )
-        out[(slice(None), slice(None), slice(None), *where)] += part
+        out[tuple([slice(None)] * 3 + list(where))] += part
     cut = tuple(slice(attrs["padding"][k][0], full[k] - attrs["padding"][k][1]) for k in range(spatial))
-    out = out.reshape(n, groups * per_out, *full)[(slice(None), slice(None), *cut)]
+    out = out.reshape(n, groups * per_out, *full)[tuple([slice(None)] * 2 + list(cut))]
     if len(xs) == 3:
         out = out + xs[2].reshape(1, -1, *([1] * spatial))
     return (out.astype(xs[0].dtype),)

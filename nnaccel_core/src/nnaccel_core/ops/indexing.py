@@ -78,7 +78,7 @@ def _elements_infer(types: Sequence[TensorType], attrs: Attrs) -> Sequence[Tenso
 def _gather_elements_ref(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
     x, axis = xs[0], attrs["axis"]
     index = in_range(xs[1], x.shape[axis], "gather_elements")
-    grid = list(np.indices(index.shape, sparse=True))
+    grid: list[Array] = list(np.indices(index.shape, sparse=True))
     grid[axis] = index
     return (x[tuple(grid)],)
 
@@ -213,7 +213,7 @@ def _ordered(x: Array, axis: int, descending: bool) -> Array:
     # Sorting the reversed array ascending and reversing twice keeps equal elements in order.
     back = np.flip(x, axis)
     order = np.flip(np.argsort(back, axis=axis, kind="stable"), axis)
-    return x.shape[axis] - 1 - order
+    return np.asarray(x.shape[axis] - 1 - order)
 
 
 def _topk_infer(types: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:

@@ -1,10 +1,10 @@
 """The conformance kit: what a backend must get right, run by its author's own tests.
 
-    from nnaccel_core.testing import conformance
+from nnaccel_core.testing import conformance
 
-    @pytest.mark.parametrize("case", conformance.op_cases(), ids=str)
-    def test_ops(case):
-        conformance.check_op(my_backend(), case)
+@pytest.mark.parametrize("case", conformance.op_cases(), ids=str)
+def test_ops(case):
+    conformance.check_op(my_backend(), case)
 """
 
 from __future__ import annotations

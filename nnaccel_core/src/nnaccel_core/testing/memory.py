@@ -9,7 +9,7 @@ import numpy as np
 
 from nnaccel_core.api import Bridge, Memory
 from nnaccel_core.errors import OutOfMemoryError
-from nnaccel_core.ir import TensorType, numpy_dtype
+from nnaccel_core.ir import TensorType, evaluate, numpy_dtype
 from nnaccel_core.plan import BufferRef
 
 ALIGNMENT = 64
@@ -23,8 +23,8 @@ def host_view(address: int, type: TensorType, strides: tuple[int, ...] | None = 
     if 0 in shape:
         return np.empty(shape, dtype)
     span = 1 + sum((d - 1) * s for d, s in zip(shape, elements, strict=True))
-    raw = (ctypes.c_char * (span * dtype.itemsize)).from_address(address)
-    flat = np.frombuffer(raw, dtype)
+    raw = (ctypes.c_uint8 * (span * dtype.itemsize)).from_address(address)
+    flat = np.ctypeslib.as_array(raw).view(dtype)
     return np.lib.stride_tricks.as_strided(flat, shape, [s * dtype.itemsize for s in elements])
 
 
@@ -54,7 +54,7 @@ class NumpyBridge(Bridge):
         t = TensorType(tensor.shape, str(tensor.dtype))
         order = sorted(range(tensor.ndim), key=lambda a: (-tensor.strides[a], -tensor.shape[a], a))
         found = t.with_layout(tuple(order))
-        wanted = tuple(int(s) * tensor.itemsize for s in found.strides())  # type: ignore[call-overload]
+        wanted = tuple(evaluate(s, {}) * tensor.itemsize for s in found.strides())
         dense = all(d == 1 or a == b for d, a, b in zip(tensor.shape, tensor.strides, wanted, strict=True))
         return found if dense else None
 
@@ -66,7 +66,8 @@ class NumpyBridge(Bridge):
 
     def allocate(self, type: TensorType) -> Any:
         back = [type.layout.index(a) for a in range(type.rank)]
-        return np.empty(type.physical_shape, numpy_dtype(type.dtype)).transpose(back)  # type: ignore[arg-type]
+        shape = [evaluate(d, {}) for d in type.physical_shape]
+        return np.empty(shape, numpy_dtype(type.dtype)).transpose(back)
 
     def numpy(self, tensor: Any) -> np.ndarray[Any, Any]:
         return np.asarray(tensor)

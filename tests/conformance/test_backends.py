@@ -16,7 +16,13 @@ def x86() -> Backend:
     machine = module.X86Backend.probe()
     if machine is None:
         pytest.skip("the x86 backend does not run on this machine")
-    return module.X86Backend(machine, "cpu")
+    backend = module.X86Backend(machine, "cpu")
+    toolchain = pytest.importorskip("nnaccel_backend_x86.toolchain")
+    kernels = []
+    for libraries in (True, False):
+        kernels += conformance.kernels_of(conformance.op_cases(), backend, Options(libraries=libraries))
+    toolchain.KernelCompiler(machine).load(kernels)  # one compiler run for all, instead of one for each case
+    return backend
 
 
 @pytest.mark.parametrize("case", conformance.op_cases(), ids=str)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -32,9 +32,10 @@ KEEP_BYTES = 1 << 16
 
 @dataclass(frozen=True)
 class Prepared:
-    """Addresses of a plan's prepared memory, and what keeps it alive."""
+    """Addresses of a plan's prepared memory, and what keeps it alive. ``exact``: see `Executable.exact`."""
 
     generation: int
+    exact: bool
     addresses: tuple[int, ...]
     owners: tuple[Any, ...]
 
@@ -49,6 +50,8 @@ class Built:
     executable: Executable
     output_types: tuple[TensorType, ...]
     prepared: Prepared | None = None
+    #: The same with ``numerics="strict"``, once NaN or infinity was met.
+    strict: Built | None = None
 
 
 class CompiledSegment:
@@ -98,11 +101,21 @@ class CompiledSegment:
             with self._lock:
                 found = self._built.get(key)
                 if found is None:
-                    found = self._build(dict(env))
+                    found = self._build(dict(env), self.options)
                     self._built[key] = found
         if found.prepared is None or found.prepared.generation != self._generation:
             with self._lock:
-                found.prepared = self._prepare(found.placed)
+                found.prepared = self._prepare(found)
+        return found
+
+    def strict(self, built: Built) -> Built:
+        """What to run instead of ``built`` for values that it would not treat as the framework does (`Executable.exact`)."""
+        with self._lock:
+            if built.strict is None:
+                built.strict = self._build(built.env, replace(self.options, numerics="strict"))
+            found = built.strict
+            if found.prepared is None or found.prepared.generation != self._generation:
+                found.prepared = self._prepare(found)
         return found
 
     def refresh(self) -> None:
@@ -111,22 +124,32 @@ class CompiledSegment:
             self._generation += 1
             self._memory = {}
 
-    def _build(self, env: Env) -> Built:
+    def plan(self, env: Env, options: Options | None = None) -> tuple[Selection, Placed]:
+        """What would run for the sizes in ``env``: the chosen candidates and their placed steps. Builds nothing.
+
+        ``options`` default to the segment's own.
+
+        Raises:
+            GuardError: the sizes contradict what capture assumed.
+        """
         for a, b in self.source.guards:
             if evaluate(a, env) != evaluate(b, env):
                 raise GuardError(
                     f"{self.source.name}: captured under the assumption {a} == {b}, which does not hold for {dict(env)}"
                 )
-        started = time.perf_counter()
-        machine = self.backend.machine
-        candidates = list(dfp.propose(self.main, env, machine, self.options, self.backend.printer().name))
-        if self.options.libraries:
-            candidates += self.backend.candidates(self.main, env, self.options)
+        options = options or self.options
+        candidates = list(dfp.propose(self.main, env, self.backend.machine, options, self.backend.printer().name))
+        if options.libraries:
+            candidates += self.backend.candidates(self.main, env, options)
         selection = select(self.main, candidates)
         debug.dump("select", self.source.name, lambda: format_selection(selection))
-        placed = place(self.main, selection, env)
+        return selection, place(self.main, selection, env)
+
+    def _build(self, env: Env, options: Options) -> Built:
+        started = time.perf_counter()
+        selection, placed = self.plan(env, options)
         planned = time.perf_counter()
-        executable = self.backend.build(placed.plan, self.options)
+        executable = self.backend.build(placed.plan, options)
         built = time.perf_counter()
         debug.log(
             debug.TIMES,
@@ -139,16 +162,18 @@ class CompiledSegment:
 
     # --- prepared memory ---------------------------------------------------------------------------------------
 
-    def _prepare(self, placed: Placed) -> Prepared:
+    def _prepare(self, built: Built) -> Prepared:
         generation = self._generation
         memo: dict[Value, np.ndarray[Any, Any]] = {}
         pairs = []
-        for v, pack in placed.prepared:
+        for v, pack in built.placed.prepared:
             key: PreparedKey = (v, pack.key if pack else None)
             if key not in self._memory:
                 self._memory[key] = self._derive(v, pack, memo)
             pairs.append(self._memory[key])
-        return Prepared(generation, tuple(a for a, _ in pairs), tuple(o for _, o in pairs))
+        addresses = tuple(a for a, _ in pairs)
+        exact = built.executable.exact("prepared", addresses, self.bridge.threads())
+        return Prepared(generation, exact, addresses, tuple(o for _, o in pairs))
 
     def _derive(self, v: Value, pack: Pack | None, memo: dict[Value, np.ndarray[Any, Any]]) -> tuple[int, Any]:
         """Address and owner of ``v``, packed if asked: the framework's own memory where that is all it takes."""

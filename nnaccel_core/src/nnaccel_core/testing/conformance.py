@@ -18,6 +18,7 @@ import numpy as np
 from nnaccel_core.api import Backend, Bridge, Captured
 from nnaccel_core.driver.session import Compiled
 from nnaccel_core.ir import Graph, Node, Program, Segment, TensorType, Value, sym
+from nnaccel_core.loopir.grammar import Kernel
 from nnaccel_core.ops.registry import OpDef, Sample, all_ops, collect_guards, infer
 from nnaccel_core.options import Options
 from nnaccel_core.testing.memory import NumpyBridge
@@ -69,6 +70,16 @@ def compile_graph(
     program = Program(inputs, (Segment(graph, inputs, outputs),), outputs)
     getters = {name: (lambda name=name: params[name]) for name in params}
     return Compiled(Captured(program, getters), backend, bridge or NumpyBridge(), options or Options())
+
+
+def kernels_of(cases: Sequence[OpCase], backend: Backend, options: Options | None = None) -> list[Kernel]:
+    """The generated kernels that these cases need on ``backend``: to compile them in one go before the checks."""
+    found: dict[int, Kernel] = {}
+    for case in cases:
+        (segment,) = compile_graph(op_graph(case), backend, options=options).segments.values()
+        _, placed = segment.plan({})
+        found.update((id(k), k) for k in placed.plan.kernels())
+    return list(found.values())
 
 
 def check_op(backend: Backend, case: OpCase, options: Options | None = None, rtol: float | None = None) -> None:

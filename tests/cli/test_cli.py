@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import subprocess
@@ -186,3 +187,38 @@ def test_the_module_runs_as_a_program(tmp_path):
     assert done.returncode == 1 and "none is installed" in done.stdout, done.stderr
     done = subprocess.run([*program, "--version"], capture_output=True, text=True, cwd=tmp_path)
     assert re.fullmatch(r"nnaccel-core \d+\.\d+\.\d+\n", done.stdout)
+
+
+class Command:
+    """An entry point of a command that another package adds."""
+
+    class dist:
+        name = "acme-tools"
+        version = "2.0"
+
+    def __init__(self, name: str, run: object) -> None:
+        self.name, self.run = name, run
+
+    def load(self) -> object:
+        if isinstance(self.run, Exception):
+            raise self.run
+        return self.run
+
+
+def test_packages_add_commands(monkeypatch, capsys):
+    given = []
+
+    def run(argv):
+        given.append(argv)
+        return 3
+
+    points = [Command("greet", run), Command("broken", ImportError("no module named nothing"))]
+    module = importlib.import_module("nnaccel_core.cli.main")
+    monkeypatch.setattr(module, "entry_points", lambda group: points if group == "nnaccel.commands" else [])
+    assert main(["greet", "--loud", "you"]) == 3
+    assert given == [["--loud", "you"]]
+    assert main(["broken"]) == 1
+    assert "acme-tools 2.0" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert "greet" in capsys.readouterr().out

@@ -7,6 +7,7 @@ import importlib.util
 import runpy
 import sys
 from collections.abc import Sequence
+from importlib.metadata import EntryPoint, entry_points
 
 from rich.console import Console
 from rich.markup import escape
@@ -17,6 +18,9 @@ from nnaccel_core.cli import doctor
 from nnaccel_core.errors import NnaccelError
 from nnaccel_core.hooks.manager import Manager, manager
 from nnaccel_core.hooks.plugins import core_version
+
+#: Entry-point group of commands that other packages add.
+COMMANDS = "nnaccel.commands"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,8 +35,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     cache = commands.add_parser("cache", help="the disk cache of compiled kernels")
     cache.add_argument("action", choices=("path", "size", "clear"), help="print its folder, print its size, empty it")
     commands.add_parser("demo", help="classify photos before and after optimize", add_help=False)
+    added = added_commands()
+    for name, point in sorted(added.items()):
+        package = point.dist.name if point.dist else "an unknown package"
+        commands.add_parser(name, help=f"from {package}; 'nnaccel {name} --help' describes it", add_help=False)
     args, rest = parser.parse_known_args(argv)
-    if rest and args.command != "demo":  # the demo has arguments of its own
+    if rest and args.command != "demo" and args.command not in added:  # these have arguments of their own
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     console = Console(highlight=False)
     try:
@@ -42,10 +50,35 @@ def main(argv: Sequence[str] | None = None) -> int:
             return doctor.run(console, manager(), args.fix)
         if args.command == "cache":
             return manage_cache(args.action)
+        if args.command in added:
+            return run_added(added[args.command], rest)
         return run_demo(rest)
     except NnaccelError as e:
         print(f"nnaccel: {e}", file=sys.stderr)
         return 1
+
+
+def added_commands() -> dict[str, EntryPoint]:
+    """Commands that installed packages add: entry points ``name = "module:main"`` of group `COMMANDS`, not yet loaded.
+
+    ``main(argv) -> int`` gets the arguments behind the command's name and returns the exit status.
+    """
+    return {point.name: point for point in entry_points(group=COMMANDS)}
+
+
+def run_added(point: EntryPoint, arguments: Sequence[str]) -> int:
+    """Load and run a package's command.
+
+    Raises:
+        NnaccelError: it does not load; names the package and the cause.
+    """
+    try:
+        run = point.load()
+    except Exception as e:
+        package = f"{point.dist.name} {point.dist.version}" if point.dist else "an unknown package"
+        raise NnaccelError(f"command {point.name!r} of {package} does not load: {type(e).__name__}: {e}") from e
+    status: int = run(list(arguments))
+    return status
 
 
 def show_plugins(console: Console, plugins: Manager, load: bool) -> int:

@@ -32,7 +32,7 @@ lint:
 
 test-install:
 	@$(PYTHON) scripts/bootstrap.py test
-	$(BIN)/python -m pytest -m install tests/repo
+	$(BIN)/python -m pytest -m install tests/repo tests/conformance
 
 doctor:
 	@$(PYTHON) scripts/bootstrap.py

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "descriptor.h"
+#include "finite.h"
 #include "memory.h"
 #include "plan.h"
 #include "threads.h"
@@ -126,6 +127,12 @@ int nnx_plan_run(nnx_plan *plan, void *const *inputs, void *const *prepared, voi
         nnx::run_here_or_on_helper(
             [&] { plan->run(*call.context, call.arena.address, 0, plan->size(), inputs, prepared, outputs, seconds); });
     });
+}
+
+int nnx_all_finite(int64_t n, void *const *addresses, const nnx_floats *arrays, int32_t threads) {
+    int finite = -1;
+    guarded([&] { finite = nnx::all_finite(n, addresses, arrays, threads); });
+    return finite;
 }
 
 int nnx_call_begin(nnx_plan *plan, int32_t threads, nnx_call **call) {

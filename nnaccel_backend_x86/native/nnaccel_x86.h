@@ -42,6 +42,12 @@ typedef struct {
     char message[256];
 } nnx_info;
 
+// Floating-point numbers of a list of arrays: the array, how many, bytes of each, bits of its exponent.
+typedef struct {
+    int64_t index, count, bytes;
+    uint64_t exponent;
+} nnx_floats;
+
 typedef struct nnx_plan nnx_plan;
 typedef struct nnx_call nnx_call;
 
@@ -68,6 +74,9 @@ NNX_API int64_t nnx_plan_call_bytes(nnx_plan *plan, int32_t threads);
 // Runs the whole plan. `seconds`, when given, gets the time of each step. Thread-safe.
 NNX_API int nnx_plan_run(nnx_plan *plan, void *const *inputs, void *const *prepared, void *const *outputs, int32_t threads,
                          double *seconds);
+
+// 1 when the numbers of all `n` entries are finite, 0 when one is not, -1 for an error.
+NNX_API int nnx_all_finite(int64_t n, void *const *addresses, const nnx_floats *arrays, int32_t threads);
 
 // A call in pieces, for plans with host steps in between.
 NNX_API int nnx_call_begin(nnx_plan *plan, int32_t threads, nnx_call **call);

@@ -173,6 +173,15 @@ def test_prepare_takes_all_that_depends_on_parameters_only():
     np.testing.assert_allclose(run_graph(split.main, inputs, named)[0], want[0], rtol=1e-4, atol=1e-5)
 
 
+def test_prepare_leaves_what_is_as_large_as_the_batch():
+    b = Builder()
+    n = sym("n")
+    x = b.input(n, 3)
+    graph = b.done(b("add", x, b("exp", b("expand", b("neg", b.param(3)), shape=(n, 3)))))
+    split = split_prepare(graph)
+    assert ops(split.prepare) == ["neg"] and ops(split.main) == ["expand", "exp", "add"]
+
+
 @st.composite
 def random_graphs(draw) -> Graph:
     """Random chains and joins of image ops on a symbolic batch."""

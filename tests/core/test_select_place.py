@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -144,3 +145,88 @@ def test_a_chain_needs_two_buffers():
 def test_value_is_identity():
     t = TensorType((1,), "float32")
     assert Value(t, "a") != Value(t, "a")
+
+
+@st.composite
+def _programs(draw):
+    """A graph of additions, products and views, with candidates that offer to write over random inputs."""
+    b = Builder()
+    values = [b.input(4, 8), b.input(2, 16)]
+    for _ in range(draw(st.integers(1, 14))):
+        x = draw(st.sampled_from(values))
+        kind = draw(st.sampled_from(["relu", "add", "reshape"]))
+        if kind == "add":
+            y = draw(st.sampled_from([v for v in values if v.shape == x.shape]))
+            values.append(b("add", x, y))
+        elif kind == "reshape":
+            values.append(b("reshape", x, shape=(2, 16) if x.shape == (4, 8) else (4, 8)))
+        else:
+            values.append(b("relu", x))
+    last = b("relu", values[-1])
+    also = b("neg", draw(st.sampled_from(values)))
+    g = b.done(last, also)
+    pairs = {
+        id(n): tuple((0, i) for i in range(len(dict.fromkeys(n.inputs))) if draw(st.booleans()))
+        for n in g.nodes
+        if n.op != "reshape"
+    }
+    # Values that nothing reads are written all the same.
+    return g, [replace(cand([n], 1.0, g), outputs=n.outputs, inplace=pairs[id(n)]) for n in g.nodes if n.op != "reshape"]
+
+
+def _overlap(a, b):
+    return a.offset < b.offset + b.type.nbytes and b.offset < a.offset + a.type.nbytes
+
+
+@settings(max_examples=300, deadline=None)
+@given(_programs())
+def test_every_value_is_intact_when_it_is_read(program):
+    graph, candidates = program
+    selection = select(graph, candidates)
+    plan = place(graph, selection, {}).plan
+    root = {v: v for v in (*graph.inputs, *(o for n in graph.nodes for o in n.outputs))}
+    for n in graph.nodes:
+        if n.op == "reshape":
+            root[n.output] = root[n.inputs[0]]
+    held = {}  # arena memory -> the value that was written there last
+    for step in plan.steps:
+        for v, ref in zip(step.candidate.inputs, step.inputs, strict=True):
+            if ref.space == "arena":
+                assert held[ref.offset][0] is root[v], f"%{v.name} was overwritten before {step.origin} read it"
+        (v,), (out,) = step.candidate.outputs, step.outputs
+        if out.space == "arena":
+            shared = [i for i, ref in enumerate(step.inputs) if ref.space == "arena" and _overlap(ref, out)]
+            assert all((0, i) in step.candidate.inplace and step.inputs[i].offset == out.offset for i in shared)
+            assert len(shared) <= 1
+            for offset in [o for o, (_, ref) in held.items() if _overlap(ref, out)]:
+                del held[offset]
+            held[out.offset] = (v, out)
+
+
+def test_a_chain_that_writes_over_its_input_needs_one_buffer():
+    g = chain(6)
+    placed = place(g, select(g, [cand([n], 1.0, g, inplace=((0, 0),)) for n in g.nodes]), {})
+    assert placed.plan.arena == 8 * 16 * 4
+    assert [s.inputs[0] == s.outputs[0] for s in placed.plan.steps] == [False, True, True, True, True, False]
+
+
+def test_memory_of_another_type_is_not_taken_over():
+    b = Builder()
+    v = b("relu", b("cast", b("relu", b.input(8)), dtype="int32"))
+    g = b.done(b("neg", v))
+    placed = place(g, select(g, [cand([n], 1.0, g, inplace=((0, 0),)) for n in g.nodes]), {})
+    cast = placed.plan.steps[1]
+    assert cast.inputs[0].offset != cast.outputs[0].offset
+
+
+def test_an_activation_goes_to_the_library_where_that_costs_no_more():
+    g = chain(3)
+    conv, act, window = g.nodes
+    library = replace(cand([conv, act], 5.0, g, "library conv + act"), proposer="library")
+    group = replace(cand([act, window], 2.0, g, "act + window"), proposer="core")
+    alone = [cand([conv], 5.0, g, "conv"), cand([act], 2.5, g, "act"), cand([window], 2.0, g, "window")]
+    chosen = select(g, [library, group, *alone])
+    assert [u.candidate.reason for u in chosen.units] == ["library conv + act", "window"]
+    dearer = replace(library, seconds=5.1)
+    chosen = select(g, [dearer, group, *alone])
+    assert [u.candidate.reason for u in chosen.units] == ["conv", "act + window"]

@@ -24,6 +24,7 @@ class InterpretedProgram:
         self.captured = captured
         self.bridge = bridge
         self.kept: dict[str, np.ndarray[Any, Any]] = {}
+        self.to_verify = 0
 
     def __call__(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         program = self.captured.program

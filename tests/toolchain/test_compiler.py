@@ -17,6 +17,7 @@ import pytest
 from nnaccel_backend_x86.toolchain import KernelCompiler, build
 from nnaccel_backend_x86.toolchain import compiler as compiler_module
 from nnaccel_core.errors import ToolchainError
+from nnaccel_core.loopir.source import KernelSource
 from toolchain.helpers import call, scale_kernel
 
 X = np.arange(37, dtype=np.float32)
@@ -80,13 +81,36 @@ def test_keys_depend_on_text_compiler_and_machine(no_ispc, machine):
 
     compiler = KernelCompiler(machine)
     with pytest.warns(RuntimeWarning):
-        printer, tool = compiler._choose()
-    base = compiler._key(printer, tool, scale_kernel(2.0))
-    assert base == compiler._key(printer, tool, scale_kernel(2.0))
-    assert base != compiler._key(printer, tool, scale_kernel(2.5))
-    assert base != compiler._key(printer, replace(tool, identity="other"), scale_kernel(2.0))
+        tool = compiler._choose()
+    base = compiler._key(tool, scale_kernel(2.0))
+    assert base == compiler._key(tool, scale_kernel(2.0))
+    assert base != compiler._key(tool, scale_kernel(2.5))
+    assert base != compiler._key(replace(tool, identity="other"), scale_kernel(2.0))
     wider = KernelCompiler(replace(machine, isa="avx2", simd_bytes=32))
-    assert base != wider._key(printer, tool, scale_kernel(2.0))
+    assert base != wider._key(tool, scale_kernel(2.0))
+
+
+def test_a_kernel_of_known_identity_is_found_without_being_made(no_ispc, machine, no_compiles):
+    compiler = KernelCompiler(machine)
+    made: list[int] = []
+
+    def make(factor: float):
+        made.append(1)
+        return scale_kernel(factor)
+
+    with pytest.warns(RuntimeWarning):
+        (first,) = compiler.load([KernelSource("k", "identity of 9", lambda: make(9.0))])
+    np.testing.assert_array_equal(call(first, X), np.float32(9) * X)
+    assert made == [1]
+    forget()
+    no_compiles()
+    (again,) = KernelCompiler(machine).load([KernelSource("k", "identity of 9", lambda: make(9.0))])
+    np.testing.assert_array_equal(call(again, X), np.float32(9) * X)
+    assert made == [1]
+    with pytest.raises(AssertionError, match="compiled again"):
+        compiler.load([KernelSource("k", "identity of another", lambda: make(9.5))])
+    unknown = KernelSource("k", "", lambda: make(10.0))
+    assert compiler._key(compiler._choose(), unknown) == compiler._key(compiler._choose(), scale_kernel(10.0))
 
 
 def test_only_missing_kernels_are_compiled(no_ispc, machine, monkeypatch):

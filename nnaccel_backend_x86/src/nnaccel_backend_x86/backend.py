@@ -39,6 +39,11 @@ class X86Backend(Backend):
         return probe.probe()
 
     @classmethod
+    def count(cls) -> int:
+        """One: all cores of the process together."""
+        return 1
+
+    @classmethod
     def diagnose(cls) -> Sequence[Diagnosis]:
         return [*_processor(), *_libraries(), *_compilers()]
 
@@ -57,7 +62,8 @@ class X86Backend(Backend):
     def candidates(self, graph: Graph, env: Env, options: Options) -> Sequence[Candidate]:
         """oneDNN convolutions and products with their epilogues, and layout copies; never its reference code.
 
-        With ``numerics="fast"`` a ReLU or clip inside an epilogue turns NaN into its bound, as oneDNN does.
+        With ``numerics="fast"`` a ReLU or clip inside an epilogue turns NaN into its bound, as oneDNN does; `X86Executable.exact`
+        tells the driver when to run the plan of ``numerics="strict"`` instead.
 
         Raises:
             ToolchainError: the runtime or oneDNN is missing.

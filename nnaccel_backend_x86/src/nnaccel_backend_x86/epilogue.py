@@ -35,10 +35,6 @@ ACTIVATIONS: Mapping[str, Callable[[Node], Eltwise]] = {
     "gelu": lambda n: Eltwise(GELU_TANH if n.attrs.get("approximate", "none") == "tanh" else GELU_ERF),
 }
 
-#: oneDNN computes these with a maximum that turns NaN into a bound, where frameworks keep NaN; strict numerics
-#: leaves them to generated kernels.
-DROPS_NAN = frozenset({"relu", "clip"})
-
 
 @dataclass(frozen=True)
 class Epilogue:
@@ -78,7 +74,7 @@ def chains(
     """All epilogues of ``product`` from none to the longest, each one node longer than the one before.
 
     ``view`` gives the memory descriptor of an operand (broadcast to the product's rank) as the primitive sees it, or
-    None when it cannot. ``strict`` keeps out what does not keep NaN (`DROPS_NAN`).
+    None when it cannot. ``strict`` leaves what does not keep NaN (`Eltwise.drops_nan`) to generated kernels.
     """
     found = [Epilogue((), product.output, (), ())]
     while len(found) <= MOST_POST_OPS:
@@ -89,10 +85,10 @@ def chains(
         (node,) = readers
         step: PostOp
         operands = last.operands
-        if strict and node.op in DROPS_NAN:
-            break
         if node.op in ACTIVATIONS:
-            step = ACTIVATIONS[node.op](node)
+            step = activation = ACTIVATIONS[node.op](node)
+            if strict and activation.drops_nan:
+                break
         elif node.op == "add" and len(node.inputs) == 2 and node.inputs[0] is not node.inputs[1]:
             other = node.inputs[1] if node.inputs[0] is last.output else node.inputs[0]
             whole = last.output.type.concrete(env)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from nnaccel_backend_x86 import native
-from nnaccel_backend_x86.onednn import PrimitiveCall, sizes
+from nnaccel_backend_x86.onednn import Eltwise, PrimitiveCall, sizes
 from nnaccel_core.api import Executable
 from nnaccel_core.errors import NnaccelError
 from nnaccel_core.ir import numpy_dtype
@@ -22,12 +22,24 @@ from nnaccel_core.plan import SPACES, BufferRef, HostStep, KernelStep, LibrarySt
 #: Kernels estimated to take less than this in all run on the calling thread: waking others takes longer.
 SERIAL_SECONDS = 2e-6
 
+#: Bytes and exponent bits of floating-point types.
+FLOATS = {
+    "float16": (2, 0x7C00),
+    "bfloat16": (2, 0x7F80),
+    "float32": (4, 0x7F800000),
+    "float64": (8, 0x7FF0000000000000),
+}
+
 Addresses = Sequence[int]
 Lists = dict[str, "array.array[int]"]
 
 
 def _refs(refs: Sequence[BufferRef]) -> Any:
     return (native.Ref * max(1, len(refs)))(*(native.Ref(SPACES.index(r.space), r.index, r.offset) for r in refs))
+
+
+def _same_place(a: BufferRef, b: BufferRef) -> bool:
+    return (a.space, a.index, a.offset) == (b.space, b.index, b.offset)
 
 
 class X86Executable(Executable):
@@ -51,6 +63,7 @@ class X86Executable(Executable):
         self._host = tuple(i for i, s in enumerate(plan.steps) if isinstance(s, HostStep))
         self._profile: tuple[tuple[str, float], ...] = ()
         self._last: tuple[Sequence[int], Any, int] = ((), array.array("Q"), 0)
+        self._checked = self._floats() if self._drops_nan() else {}
         constants = array.array("Q", [c.ctypes.data for c in self._constants])
         kernels = plan.kernels()
         compiled = dict(zip(map(id, kernels), addresses(kernels), strict=True)) if kernels else {}
@@ -58,9 +71,10 @@ class X86Executable(Executable):
         if not self._handle:
             native.check(2, f"building {plan.name}")
         self._run = self._library.nnx_plan_run
+        self._all_finite = self._library.nnx_all_finite
         for step in plan.steps:
             if isinstance(step, KernelStep):
-                self._add_kernel(step, compiled[id(step.kernel)])
+                self._add_kernel(step, compiled[id(step.source)])
             elif isinstance(step, LibraryStep):
                 self._add_primitive(step)
         native.check(self._library.nnx_plan_prepare(self._handle, threads), f"building {plan.name}")
@@ -83,14 +97,18 @@ class X86Executable(Executable):
         call = step.candidate.impl
         if not isinstance(call, PrimitiveCall):
             raise NnaccelError(f"{step.origin}: the candidate {step.candidate.reason!r} is not of the x86 backend")
-        pairs = [*zip(call.inputs, step.inputs, strict=True), *zip(call.outputs, step.outputs, strict=True)]
+        primitive, given = call.primitive, list(zip(call.inputs, step.inputs, strict=True))
+        if call.over is not None and _same_place(step.inputs[call.over[0]], step.outputs[0]):
+            primitive = call.over[1]
+            del given[call.over[0]]
+        pairs = [*given, *zip(call.outputs, step.outputs, strict=True)]
         arguments = (native.Argument * len(pairs))()
         for a, (number, ref) in zip(arguments, pairs, strict=True):
             if ref.strides is not None and ref.strides != ref.type.strides():
                 raise NnaccelError(f"{step.origin}: {step.candidate.reason} got a strided operand, which it does not take")
             a.arg, a.stride = number, call.strides.get(number, 0)
             a.ref = native.Ref(SPACES.index(ref.space), ref.index, ref.offset)
-        spec = array.array("q", call.primitive.encode())
+        spec = array.array("q", primitive.encode())
         label = f"{step.origin} ({step.candidate.reason}; {step.inputs[0].type} -> {step.outputs[0].type})"
         status = self._library.nnx_plan_add_primitive(
             self._handle, spec.buffer_info()[0], len(spec), len(pairs), arguments, call.repeat, label.encode()
@@ -116,6 +134,46 @@ class X86Executable(Executable):
         status = self._run(self._handle, given.buffer_info()[0], prepared_at, wanted.buffer_info()[0], threads, None)
         if status:
             native.check(status, f"running {self.name}")
+
+    def exact(self, space: str, addresses: Addresses, threads: int) -> bool:
+        """See `Executable.exact`: False when a step drops NaN and the memory holds NaN or infinity."""
+        floats = self._checked.get(space)
+        if not floats:
+            return floats is None
+        given = array.array("Q", addresses)
+        found = self._all_finite(len(floats), given.buffer_info()[0], floats, threads)
+        if found < 0:
+            native.check(1, f"looking for NaN among the values of {self.name}")
+        return bool(found)
+
+    def _drops_nan(self) -> bool:
+        calls = [s.candidate.impl for s in self._plan.steps if isinstance(s, LibraryStep)]
+        posts = [p for c in calls if isinstance(c, PrimitiveCall) for p in c.primitive.post]
+        return any(isinstance(p, Eltwise) and p.drops_nan for p in posts)
+
+    def _floats(self) -> dict[str, Any]:
+        """What to look at in each space; an empty entry means that it is known not to be finite."""
+        if not all(np.isfinite(c).all() for c in self._constants if c.dtype.kind in "fc"):
+            return {"input": (), "prepared": ()}
+        packed = {
+            ref.index
+            for s in self._plan.steps
+            if isinstance(s, LibraryStep)
+            for v, ref in zip(s.candidate.inputs, s.inputs, strict=True)
+            if any(p.value is v for p in s.candidate.packs)
+        }
+        found = {}
+        for space, types in (("input", self._plan.inputs), ("prepared", self._plan.prepared)):
+            entries = []
+            for i, t in enumerate(types):
+                count, dtype = math.prod(sizes(t)), t.dtype
+                if space == "prepared" and i in packed:  # bytes that oneDNN's reorder filled with float32
+                    count, dtype = count // 4, "float32"
+                if dtype in FLOATS and count:
+                    entries.append(native.Floats(i, count, *FLOATS[dtype]))
+            if entries:
+                found[space] = (native.Floats * len(entries))(*entries)
+        return found
 
     def call_bytes(self, threads: int) -> int:
         """Bytes of scratch memory one call on ``threads`` threads takes: arena, oneDNN's scratch, tile memory.

@@ -14,7 +14,7 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
-from ctypes import POINTER, Structure, c_char, c_char_p, c_int32, c_int64, c_void_p
+from ctypes import POINTER, Structure, c_char, c_char_p, c_int32, c_int64, c_uint64, c_void_p
 from pathlib import Path
 
 import nnaccel_backend_x86
@@ -53,6 +53,12 @@ class Info(Structure):
     ]
 
 
+class Floats(Structure):
+    """``nnx_floats``."""
+
+    _fields_ = [("index", c_int64), ("count", c_int64), ("bytes", c_int64), ("exponent", c_uint64)]
+
+
 _SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
     "nnx_abi": (c_int32, ()),
     "nnx_last_error": (c_char_p, ()),
@@ -69,6 +75,7 @@ _SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
     "nnx_plan_prepare": (c_int32, (c_void_p, c_int32)),
     "nnx_plan_call_bytes": (c_int64, (c_void_p, c_int32)),
     "nnx_plan_run": (c_int32, (c_void_p, c_void_p, c_void_p, c_void_p, c_int32, c_void_p)),
+    "nnx_all_finite": (c_int32, (c_int64, c_void_p, c_void_p, c_int32)),
     "nnx_call_begin": (c_int32, (c_void_p, c_int32, POINTER(c_void_p))),
     "nnx_call_arena": (c_void_p, (c_void_p,)),
     "nnx_call_steps": (c_int32, (c_void_p, c_int64, c_int64, c_void_p, c_void_p, c_void_p, c_void_p)),

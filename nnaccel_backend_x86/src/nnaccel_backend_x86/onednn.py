@@ -69,6 +69,12 @@ class Eltwise:
     alpha: float = 0.0
     beta: float = 0.0
 
+    @property
+    def drops_nan(self) -> bool:
+        """Whether oneDNN makes a number of NaN, where frameworks keep NaN: it takes these with one maximum or minimum, which
+        returns its second operand. All its other algorithms keep NaN and infinity as frameworks do."""
+        return self.algorithm == CLIP or (self.algorithm == RELU and self.alpha == 0.0)
+
     def encode(self) -> tuple[int, ...]:
         return (1, self.algorithm, *struct.unpack("=2q", struct.pack("=2d", self.alpha, self.beta)))
 
@@ -81,7 +87,15 @@ class BinaryAdd:
         return (2, *self.operand.encode())
 
 
-PostOp = Eltwise | BinaryAdd
+@dataclass(frozen=True)
+class Sum:
+    """Adds what the destination held before: a residual whose memory the result takes over."""
+
+    def encode(self) -> tuple[int, ...]:
+        return (3,)
+
+
+PostOp = Eltwise | BinaryAdd | Sum
 
 
 @dataclass(frozen=True)
@@ -171,6 +185,7 @@ class PrimitiveCall:
         inputs, outputs: the ``DNNL_ARG_*`` of each of the candidate's inputs and outputs.
         repeat: the primitive runs this often, for a part of the batch each time.
         strides: bytes from one repetition's memory to the next, by ``DNNL_ARG_*``; absent means 0.
+        over: ``(i, primitive)``: what to run where the output was placed over input ``i``, which is then no argument.
     """
 
     primitive: Primitive
@@ -178,6 +193,7 @@ class PrimitiveCall:
     outputs: tuple[int, ...]
     repeat: int = 1
     strides: Mapping[int, int] = field(default_factory=dict)
+    over: tuple[int, Primitive] | None = None
 
 
 def pack_key(dims: Sequence[int], description: Description, transposed: bool) -> str:

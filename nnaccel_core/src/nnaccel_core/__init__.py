@@ -1,10 +1,12 @@
 """nnaccel's core: the IR, the passes, depth-first parallelism, plug-ins. Users call `optimize`."""
 
+from nnaccel_core.driver.explain import Explanation, explain
 from nnaccel_core.driver.optimize import optimize
 from nnaccel_core.errors import (
     DeviceError,
     GuardError,
     InputError,
+    MismatchError,
     NnaccelError,
     OutOfMemoryError,
     PluginError,
@@ -18,6 +20,6 @@ from nnaccel_core.options import Options
 __version__ = "0.1.0"
 
 __all__ = [
-    "DeviceError", "GuardError", "InputError", "NnaccelError", "Options", "OutOfMemoryError", "PluginError", "ShapeError",
-    "ToolchainError", "UnsupportedError", "VerifyError", "__version__", "optimize",
+    "DeviceError", "Explanation", "GuardError", "InputError", "MismatchError", "NnaccelError", "Options", "OutOfMemoryError",
+    "PluginError", "ShapeError", "ToolchainError", "UnsupportedError", "VerifyError", "__version__", "explain", "optimize",
 ]  # fmt: skip

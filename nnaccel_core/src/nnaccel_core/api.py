@@ -87,6 +87,8 @@ class Bridge(abc.ABC):
     api: ClassVar[int] = API
     framework: ClassVar[str]
     device: ClassVar[str]
+    #: what the framework calls the device its tensors are on; "" where that is the device string itself
+    home: ClassVar[str] = ""
 
     @abc.abstractmethod
     def type_of(self, tensor: Any) -> TensorType | None:
@@ -125,7 +127,13 @@ class Bridge(abc.ABC):
 
 
 class Executable(abc.ABC):
-    """A built plan. Safe to run from several threads at once."""
+    """A built plan. Safe to run from several threads at once.
+
+    Attributes:
+        profiling: set by explain() while runs are to be timed step by step, for `profile`.
+    """
+
+    profiling: bool = False
 
     @abc.abstractmethod
     def run(self, inputs: Sequence[int], prepared: Sequence[int], outputs: Sequence[int], threads: int, stream: int) -> Any:
@@ -135,8 +143,22 @@ class Executable(abc.ABC):
             OutOfMemoryError: the arena could not be allocated.
         """
 
+    def exact(self, space: str, addresses: Sequence[int], threads: int) -> bool:
+        """Whether `run` keeps NaN and infinity as the framework would, given what lies at these addresses now.
+
+        The driver asks for ``space`` ``"input"`` before every run, and for ``"prepared"`` once when parameters were prepared.
+        On False it runs a plan built with ``numerics="strict"``, made when first needed, whose steps all keep them. So a backend
+        whose libraries' fused activations turn NaN into a number can still use them, at the price of a look at the inputs.
+
+        What this covers: NaN and infinity in inputs and parameters. What it cannot: activations of finite inputs and parameters
+        that overflow inside the network (beyond 3.4e38 in float32) and then cancel to NaN (``inf - inf``, ``0 * inf``) in
+        front of such an activation. ``numerics="strict"`` covers that too.
+        """
+        return True
+
     def profile(self) -> Sequence[tuple[str, float]]:
-        """``(origin, seconds)`` of each step in the last profiled run; empty when the backend has no timers."""
+        """``(origin, seconds)`` of each step, in plan order, in the last run while `profiling` was set; empty when the
+        backend has no timers."""
         return ()
 
 
@@ -167,6 +189,11 @@ class Backend(abc.ABC):
     @abc.abstractmethod
     def probe(cls) -> Machine | None:
         """The machine, or None when this device is absent here. Cheap: no compiler runs."""
+
+    @classmethod
+    def count(cls) -> int | None:
+        """How many devices of this kind there are here (device indices are less); None leaves that to ``__init__``."""
+        return None
 
     @classmethod
     def diagnose(cls) -> Sequence[Diagnosis]:
@@ -224,6 +251,22 @@ class Diagnosis:
     mend: Callable[[Callable[[str], None]], object] | None = None
 
 
+@dataclass(frozen=True)
+class Inspection:
+    """What a frontend tells `explain` about an optimized object of its own.
+
+    Attributes:
+        name: the network, for people; session: where its programs are.
+        call: runs the object for prediction.
+        notes: how it was captured, and why calls ran in the framework instead.
+    """
+
+    name: str
+    session: Session
+    call: Callable[..., Any]
+    notes: tuple[str, ...] = ()
+
+
 class Frontend(abc.ABC):
     """A framework. `wrap` returns the user-facing object; it calls ``session`` methods at run time."""
 
@@ -251,6 +294,11 @@ class Frontend(abc.ABC):
     @abc.abstractmethod
     def wrap(self, model: Any, session: Session) -> Any:
         """The optimized object, of the same framework."""
+
+    @classmethod
+    def inspect(cls, optimized: Any) -> Inspection | None:
+        """What `explain` needs of an object that `wrap` made; None when ``optimized`` is no such object."""
+        return None
 
     @classmethod
     def diagnose(cls) -> Sequence[Diagnosis]:

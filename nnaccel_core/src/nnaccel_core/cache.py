@@ -30,6 +30,9 @@ _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _TMP_PREFIX = ".tmp-"
 _STALE_SECONDS = 3600.0
+#: Folders that stand in for roots that cannot be written.
+_privates: dict[Path, Path] = {}
+_private_lock = threading.Lock()
 
 
 def make_key(*parts: str | bytes) -> str:
@@ -203,6 +206,14 @@ class DiskCache:
                         path.unlink()
 
     def _make_private(self, cause: OSError) -> Path:
+        """The process's folder that stands in for this root, the same for all caches on it; warns when it is made."""
+        with _private_lock:
+            found = _privates.get(self.root)
+            if found is None or not found.is_dir():
+                found = _privates[self.root] = self._new_private(cause)
+            return found
+
+    def _new_private(self, cause: OSError) -> Path:
         try:
             folder = Path(tempfile.mkdtemp(prefix="nnaccel-"))
         except OSError as e:

@@ -39,5 +39,9 @@ class GuardError(NnaccelError):
     """A run-time shape guard that does not hold for this call's shapes."""
 
 
+class MismatchError(NnaccelError):
+    """A verified call whose result is not the framework's own; names the first group of layers that differs."""
+
+
 class OutOfMemoryError(NnaccelError, MemoryError):
     """The plan's memory could not be allocated; says how much it needs."""

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+#: Calls of each program that are compared with the framework's own result under `Options.verify`.
+VERIFIED_CALLS = 2
+
 
 @dataclass(frozen=True)
 class Options:
@@ -11,9 +14,11 @@ class Options:
 
     Attributes:
         dfp: False runs every layer of a depth-first group as a kernel of its own, to measure what DFP gains.
-        numerics: ``"fast"`` may reorder sums and use Winograd; ``"strict"`` may not.
+        numerics: ``"fast"`` may reorder sums and use Winograd; ``"strict"`` may not. Both keep NaN and infinity of inputs and
+            parameters; ``"strict"`` also NaN that arises inside the network where finite values overflow (`Executable.exact`).
         autotune: choose between candidates by measurement.
-        verify: compare the first calls with the framework's own result.
+        verify: compare the first `VERIFIED_CALLS` calls of each program with the framework's own result.
+        slicing: run large batches some samples at a time, where samples do not meet; less memory, fewer plans.
         libraries: False forbids vendor libraries, so that every op runs on generated kernels.
     """
 
@@ -22,6 +27,7 @@ class Options:
     autotune: bool = False
     verify: bool = False
     libraries: bool = True
+    slicing: bool = True
 
     def __post_init__(self) -> None:
         if self.numerics not in ("fast", "strict"):

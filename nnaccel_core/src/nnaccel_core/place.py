@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,6 +80,7 @@ class _Placer:
         self.constants: list[np.ndarray[Any, Any]] = []
         self.where: dict[Value, tuple[str, int, int]] = {}  # root value -> (space, index, offset)
         self.roots: dict[Value, Value] = {}
+        self.shared: dict[Value, Value] = {}  # written over another value: the first value in that memory
         for i, v in enumerate(graph.inputs):
             self.where[v] = ("input", i, 0)
         self.params = set(graph.params)
@@ -118,6 +119,8 @@ class _Placer:
         for (owner, kind), offset in zip(owners, offsets, strict=True):
             if kind == "value":
                 self.where[owner] = ("arena", 0, offset)
+        for v, owner in self.shared.items():
+            self.where[v] = self.where[owner]
         extra = {
             owner: BufferRef("arena", 0, off, t)
             for (owner, kind), off, t in zip(owners, offsets, temporaries, strict=True)
@@ -172,10 +175,16 @@ class _Placer:
             for v in unit.outputs:
                 if v not in self.where:
                     first[v] = last[v] = step
+        for step, unit in enumerate(units):
+            for out, base in self._in_place(unit, step, last):
+                self.shared[out] = base
+                last[base] = last[out]
         lifetimes: list[Lifetime] = []
         owners: list[tuple[Any, str]] = []
         types: list[TensorType] = []
         for v in first:
+            if v in self.shared:
+                continue
             t = self.static(v)
             lifetimes.append(Lifetime(evaluate(t.nbytes, {}), first[v], last[v]))
             owners.append((v, "value"))
@@ -195,6 +204,24 @@ class _Placer:
                 types.append(t)
         return lifetimes, owners, types
 
+    def _in_place(self, unit: Unit, step: int, last: Mapping[Value, int]) -> Iterator[tuple[Value, Value]]:
+        """``(output, owner of the memory it takes over)`` for what ``unit`` writes over inputs that nothing reads any more."""
+        if unit.candidate is None:
+            return
+        taken: set[Value] = set()
+        for o, i in unit.candidate.inplace:
+            out, given = unit.candidate.outputs[o], unit.candidate.inputs[i]
+            root = self.root(given)
+            base = self.shared.get(root, root)
+            if out not in last or base not in last or last[base] != step or base in taken:
+                continue  # results and inputs of the graph have memory of their own; or something still reads it
+            if sum(self.root(v) is root for v in unit.inputs) > 1:
+                continue  # read a second way by the same unit, in an order that it does not know of
+            a, b = self.static(out), self.static(given)
+            if a.shape == b.shape and a.dtype == b.dtype and a.layout == b.layout and self.static(base).nbytes == a.nbytes:
+                taken.add(base)
+                yield out, base
+
     def _steps(self, unit: Unit, extra: Mapping[Any, BufferRef]) -> list[Step]:
         c = unit.candidate
         if c is None:
@@ -204,7 +231,7 @@ class _Placer:
         if c.proposer == "core":
             return [
                 KernelStep(
-                    call.kernel, tuple(map(self.ref, call.args)), call.dims, call.tasks, call.scratch, unit.origin, c.seconds
+                    call.source, tuple(map(self.ref, call.args)), call.dims, call.tasks, call.scratch, unit.origin, c.seconds
                 )
                 for call in c.impl.calls
             ]

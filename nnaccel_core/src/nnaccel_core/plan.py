@@ -9,6 +9,7 @@ import numpy as np
 
 from nnaccel_core.ir import Node, TensorType
 from nnaccel_core.loopir.grammar import Kernel
+from nnaccel_core.loopir.source import KernelSource
 from nnaccel_core.select.candidate import Candidate
 
 #: ``input``/``output``/``prepared``/``constant``: the ``index``-th of the plan's lists. ``arena``: scratch of a call.
@@ -34,13 +35,18 @@ class BufferRef:
 class KernelStep:
     """A generated kernel over ``tasks`` tasks. ``scratch``: bytes of tile memory per thread."""
 
-    kernel: Kernel
+    source: Kernel | KernelSource
     buffers: tuple[BufferRef, ...]
     dims: tuple[int, ...]
     tasks: int
     scratch: int
     origin: str = ""
     seconds: float = 0.0
+
+    @property
+    def kernel(self) -> Kernel:
+        """The kernel; made now if nobody needed it before."""
+        return self.source.kernel if isinstance(self.source, KernelSource) else self.source
 
 
 @dataclass(frozen=True)
@@ -85,10 +91,10 @@ class Plan:
     constants: tuple[np.ndarray, ...] = field(default=())
     arena: int = 0
 
-    def kernels(self) -> tuple[Kernel, ...]:
-        """The distinct kernels, in order of first use."""
-        seen: dict[int, Kernel] = {}
+    def kernels(self) -> tuple[Kernel | KernelSource, ...]:
+        """The distinct sources of kernels, in order of first use."""
+        seen: dict[int, Kernel | KernelSource] = {}
         for s in self.steps:
             if isinstance(s, KernelStep):
-                seen.setdefault(id(s.kernel), s.kernel)
+                seen.setdefault(id(s.source), s.source)
         return tuple(seen.values())

@@ -20,6 +20,7 @@ from nnaccel_frontend_torch.capture import BATCH, Call, Record, trace
 from nnaccel_frontend_torch.dtypes import TO_IR, dense_layout
 from nnaccel_frontend_torch.guards import STATE_CHANGED, Guard
 from nnaccel_frontend_torch.refusal import Refusal
+from nnaccel_frontend_torch.verified import verified
 
 if TYPE_CHECKING:
     from nnaccel_core.driver.session import Compiled, Session
@@ -176,6 +177,13 @@ class State:
                 return self._own(self.refused, args, kwargs)
         if entry.record.outputs.writes and _overlap(call.tensors):
             return self._own("arguments share memory and the network writes one of them", args, kwargs)
+        if entry.compiled is not None and entry.compiled.to_verify:
+            self.compiled_calls += 1
+            inputs = [*tensors, *(get() for get in entry.extra)]
+            return verified(
+                entry.compiled, inputs, [*call.tensors, *inputs[len(tensors) :]] if entry.record.outputs.writes else [],
+                lambda: self._finish(entry, tensors, call.tensors), lambda: self.user.forward(*args, **kwargs),
+            )  # fmt: skip
         if not kwargs and len(args) == 1 and tensors and tensors[0] is args[0] and layouts[0] == tuple(range(args[0].dim())):
             if len(self._shortcuts) >= _MAX_SHORTCUTS:
                 self._shortcuts = {}
@@ -332,7 +340,11 @@ class State:
         from nnaccel_frontend_torch.dynamo import compiled_by_dynamo
 
         compiled = compiled_by_dynamo(self)
-        result = compiled(*args, **kwargs)
+        try:
+            result = compiled(*args, **kwargs)
+        except torch._dynamo.exc.TorchRuntimeError:
+            # An operator refused the call's shapes or dtypes: the network itself says so better.
+            return self._own(f"Dynamo could not run it, nor the trace: {reason}", args, kwargs)
         self._entries, self._shortcuts = {}, {}
         self.trace_refusal, self._dynamo = reason, compiled
         return result

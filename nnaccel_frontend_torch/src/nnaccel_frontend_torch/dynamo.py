@@ -20,6 +20,7 @@ from nnaccel_frontend_torch.dtypes import TO_IR, dense_layout
 from nnaccel_frontend_torch.guards import Guard
 from nnaccel_frontend_torch.importer import Importer, Param
 from nnaccel_frontend_torch.refusal import NeedStatic, Refusal
+from nnaccel_frontend_torch.verified import verified
 
 if TYPE_CHECKING:
     from nnaccel_core.driver.session import Session
@@ -120,8 +121,15 @@ class DynamoGraph:
             self.reasons["arguments share memory and the network writes one of them"] += 1
             return self.module(*args)
         extra = [get() for _, get in record.extra_inputs]
-        results = compiled([*dense, *extra]) if compiled is not None else []
-        return record.outputs.build(results, [*free, *extra], self._env(args))
+
+        def run() -> Any:
+            results = compiled([*dense, *extra]) if compiled is not None else []
+            return record.outputs.build(results, [*free, *extra], self._env(args))
+
+        if compiled is not None and compiled.to_verify:
+            written = [*free, *extra] if record.outputs.writes else []
+            return verified(compiled, [*dense, *extra], written, run, lambda: self.module(*args))
+        return run()
 
     def _own_reason(self, tensors: Sequence[torch.Tensor]) -> str | None:
         if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from nnaccel_core.api import Captured, Diagnosis, Frontend
+from nnaccel_core.api import Captured, Diagnosis, Frontend, Inspection
 from nnaccel_core.errors import UnsupportedError
 
 if TYPE_CHECKING:
@@ -58,6 +58,23 @@ class TorchFrontend(Frontend):
         from nnaccel_frontend_torch.module import wrap
 
         return wrap(model, session)
+
+    @classmethod
+    def inspect(cls, optimized: Any) -> Inspection | None:
+        """The report of an optimized module; its calls run without gradients."""
+        import torch
+
+        from nnaccel_frontend_torch.module import Optimized
+
+        if not isinstance(optimized, Optimized):
+            return None
+        state = optimized._nnaccel
+        report = state.report()
+        notes = [f"trace refused, so captured by Dynamo: {report['trace_refused']}"] if report["trace_refused"] else []
+        notes += [f"ran in torch ({n} call{'s' if n > 1 else ''}): {why}" for why, n in report["own_calls"].items()]
+        if report["recaptures"]:
+            notes.append(f"captured again because modules changed: {report['recaptures']} times")
+        return Inspection(type(state.user).__name__, state.session, torch.no_grad()(optimized), tuple(notes))
 
     @classmethod
     def diagnose(cls) -> Sequence[Diagnosis]:

@@ -145,14 +145,18 @@ class Importer:
             (type,) = infer(op, [v.type for v in inputs], attrs, self.origin or op)
         except (ShapeError, UnsupportedError) as e:
             raise Unmapped(str(e)) from e
+        return self.emit_many(op, inputs, [type], attrs)[0]
+
+    def emit_many(self, op: str, inputs: Sequence[Value], types: Sequence[TensorType], attrs: Mapping[str, Any]) -> list[Value]:
+        """Append a node with results of known ``types``."""
         hint = f"{self.origin}.{op}" if self.origin else op
-        out = Value(type, self.fresh(hint))
+        outs = [Value(t, self.fresh(hint)) for t in types]
         part = self.parts[-1]
         if isinstance(part, _Foreign):
             part = []
             self.parts.append(part)
-        part.append(Node(op, tuple(inputs), (out,), attrs, self.origin))
-        return out
+        part.append(Node(op, tuple(inputs), tuple(outs), attrs, self.origin))
+        return outs
 
     def constant(self, value: Any, dtype: str) -> Value:
         """A constant of ``dtype``; Python scalars become 0-d."""

@@ -124,8 +124,9 @@ def wrap(user: nn.Module, session: Session) -> nn.Module:
         raise UnsupportedError(
             f"{type(user).__name__} is a TorchScript module; give optimize() the Python module that it was made from"
         )
-    if session.device.split(":")[0] != "cpu" or any(t.device.type not in ("cpu", "meta") for t in user.parameters()):
-        user.to(session.device)
+    home = session.bridge.home or session.device
+    if home.split(":")[0] != "cpu" or any(t.device.type not in ("cpu", "meta") for t in user.parameters()):
+        user.to(home)
     optimized = object.__new__(optimized_class(type(user)))
     object.__setattr__(optimized, "__dict__", user.__dict__)
     object.__setattr__(optimized, "_nnaccel", State(user, session))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NoReturn
+from unittest import mock
 
 import torch
+import torch.nn.functional as F
 
 from nnaccel_core.ir import Expr
 from nnaccel_frontend_torch.alias import Ref
@@ -201,6 +203,10 @@ class TracedTensor(torch.Tensor):
             if name != "__get__":
                 tracer.refuse(Refusal(f"the network sets the attribute {attribute!r} of a tensor"))
             return attribute_of(args[0], attribute)
+        if func is F.multi_head_attention_forward:
+            # Its Python code decides by sizes and masks only: it runs as it is, on stand-ins.
+            with mock.patch.object(F, "has_torch_function", lambda tensors: False):
+                return func(*args, **kwargs)
         if name in _DATA:
             tracer.refuse(Refusal(f"the network looks into a tensor with {name}"))
         return tracer.call(func, args, kwargs)
@@ -347,6 +353,8 @@ for _name in (
     "or",
     "iand",
     "ior",
+    "xor",
+    "rmod",
 ):
     setattr(TracedTensor, f"__{_name}__", _operator(_name))
 
@@ -365,5 +373,10 @@ for _name in (
     "chunk",
     "select",
     "roll",
+    "repeat_interleave",
+    "unsqueeze",
+    "new_zeros",
+    "new_ones",
+    "new_full",
 ):
     setattr(TracedTensor, _name, _operator(_name))

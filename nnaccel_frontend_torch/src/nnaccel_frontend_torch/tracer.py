@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,6 +27,9 @@ from nnaccel_frontend_torch.traced import TracedInt, TracedSize, TracedTensor
 
 #: ``nn.Module.__call__`` and ``__getattr__`` are replaced while a trace runs: one trace at a time.
 _tracing = threading.RLock()
+
+#: Functions that make tensors from numbers alone, which torch hands to nobody.
+_FACTORIES = ("arange", "eye", "full", "linspace", "ones", "tensor", "zeros")
 
 _HOOKS = (
     "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "_forward_hooks_always_called",
@@ -175,7 +179,28 @@ class Tracer:
                 return getattribute(module, name)
             return outer.attribute(getattribute, module, name)
 
-        with mock.patch.object(nn.Module, "__call__", traced_call), mock.patch.object(nn.Module, "__getattr__", traced_getattr):
+        def made(function: Any) -> Any:
+            @functools.wraps(function)
+            def traced_factory(*args: Any, **kwargs: Any) -> Any:
+                if threading.get_ident() != me or is_paused():
+                    return function(*args, **kwargs)
+                return outer.call(function, args, kwargs)
+
+            return traced_factory
+
+        update = nn.RNNBase._update_flat_weights
+
+        def real_weights(module: nn.RNNBase) -> None:
+            # It compares the module's weights with those it has listed: stand-ins would look like new ones.
+            with paused():
+                update(module)
+
+        with ExitStack() as stack:
+            stack.enter_context(mock.patch.object(nn.RNNBase, "_update_flat_weights", real_weights))
+            stack.enter_context(mock.patch.object(nn.Module, "__call__", traced_call))
+            stack.enter_context(mock.patch.object(nn.Module, "__getattr__", traced_getattr))
+            for name in _FACTORIES:
+                stack.enter_context(mock.patch.object(torch, name, made(getattr(torch, name))))
             yield
 
     # --- the trace ----------------------------------------------------------------------------------------------

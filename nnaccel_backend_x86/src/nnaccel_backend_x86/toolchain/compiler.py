@@ -22,6 +22,7 @@ from nnaccel_core.api import Machine
 from nnaccel_core.cache import DiskCache, make_key
 from nnaccel_core.errors import ToolchainError
 from nnaccel_core.loopir.grammar import Kernel
+from nnaccel_core.loopir.source import KernelSource
 
 if TYPE_CHECKING:
     from nnaccel_core.loopir.printer import Printer
@@ -50,15 +51,15 @@ os.register_at_fork(after_in_child=_after_fork)
 class KernelCompiler:
     """Compiles and loads generated kernels for one machine. Safe to use from several threads and processes.
 
-    Kernels are keyed by their printed text, the compiler, its flags and the machine; each is looked for among those
-    loaded in this process, then in the disk cache; all that are missing are compiled together, in as many processes
-    as there are cores.
+    Kernels are keyed by their identity, or their printed text where they have none, the compiler, its flags and the
+    machine; each is looked for among those loaded in this process, then in the disk cache; all that are missing are
+    compiled together, in as many processes as there are cores.
     """
 
     def __init__(self, machine: Machine, cache: DiskCache | None = None) -> None:
         self.machine = machine
         self.cache = cache or DiskCache()
-        self._tools: tuple[Printer, Compiler] | None = None
+        self._compiler: Compiler | None = None
 
     def printer(self) -> Printer:
         """ISPC's printer when ISPC is usable, else the plain C one, which is slower and says so once.
@@ -66,49 +67,52 @@ class KernelCompiler:
         Raises:
             ToolchainError: there is neither ISPC nor a C compiler, or ``NNACCEL_ISPC`` is wrong.
         """
-        return self._choose()[0]
+        # Imported when something has to be printed: with all kernels cached, nothing has.
+        if self._choose().extension == ".ispc":
+            from nnaccel_core.loopir.printer_ispc import IspcPrinter
+
+            return IspcPrinter()
+        from nnaccel_core.loopir.printer_c import CPrinter
+
+        return CPrinter()
 
     def describe(self) -> str:
         """The compiler in use, for people ("ISPC 1.26.0")."""
-        return self._choose()[1].label
+        return self._choose().label
 
-    def load(self, kernels: Sequence[Kernel]) -> list[int]:
+    def load(self, kernels: Sequence[Kernel | KernelSource]) -> list[int]:
         """Addresses of ``kernels``, each a function of the ABI above; compiles what is not known yet.
 
         Raises:
             ToolchainError: a compiler is missing or failed; says what it printed and where the source is kept.
         """
-        printer, compiler = self._choose()
-        keys = [self._key(printer, compiler, k) for k in kernels]
+        compiler = self._choose()
+        keys = [self._key(compiler, k) for k in kernels]
         if kernels and debug.enabled(debug.CODE):
-            named = {_symbol(key): kernel for key, kernel in zip(keys, kernels, strict=True)}
-            debug.dump("code", f"kernels{compiler.extension}", lambda: printer.module(list(named.items())))
+            named = {_symbol(key): _made(kernel) for key, kernel in zip(keys, kernels, strict=True)}
+            debug.dump("code", f"kernels{compiler.extension}", lambda: self.printer().module(list(named.items())))
         with _lock:
             self._load_cached([k for k in dict.fromkeys(keys) if k not in _loaded])
-            missing = {key: kernel for key, kernel in zip(keys, kernels, strict=True) if key not in _loaded}
+            missing = {key: _made(kernel) for key, kernel in zip(keys, kernels, strict=True) if key not in _loaded}
             if missing:
-                self._compile(printer, compiler, missing)
+                self._compile(self.printer(), compiler, missing)
             return [_loaded[key] for key in keys]
 
-    def _choose(self) -> tuple[Printer, Compiler]:
+    def _choose(self) -> Compiler:
         with _lock:
-            if self._tools is None:
+            if self._compiler is None:
                 ispc = find_ispc()
-                if ispc is not None:
-                    from nnaccel_core.loopir.printer_ispc import IspcPrinter
+                self._compiler = ispc_compiler(ispc, self.machine) if ispc is not None else c_compiler(self.machine)
+                if ispc is None:
+                    _tell_slower(self._compiler.label)
+                debug.log(debug.PLUGINS, f"generated kernels are compiled by {self._compiler.label}")
+            return self._compiler
 
-                    self._tools = (IspcPrinter(), ispc_compiler(ispc, self.machine))
-                else:
-                    from nnaccel_core.loopir.printer_c import CPrinter
-
-                    self._tools = (CPrinter(), c_compiler(self.machine))
-                    _tell_slower(self._tools[1].label)
-                debug.log(debug.PLUGINS, f"generated kernels are compiled by {self._tools[1].label}")
-            return self._tools
-
-    def _key(self, printer: Printer, compiler: Compiler, kernel: Kernel) -> str:
+    def _key(self, compiler: Compiler, kernel: Kernel | KernelSource) -> str:
+        if isinstance(kernel, KernelSource) and kernel.identity:
+            return make_key(kernel.identity, compiler.extension, compiler.identity, self.machine.key(), ABI)
         # The whole module of one kernel, so that the helpers it is printed with count too.
-        text = printer.module([(_PLACEHOLDER, kernel)])
+        text = self.printer().module([(_PLACEHOLDER, _made(kernel))])
         return make_key(text, compiler.identity, self.machine.key(), ABI)
 
     def _load_cached(self, keys: Sequence[str]) -> None:
@@ -165,10 +169,15 @@ class KernelCompiler:
             _loaded[key] = _address(library, _symbol(key))
 
 
+def _made(kernel: Kernel | KernelSource) -> Kernel:
+    return kernel.kernel if isinstance(kernel, KernelSource) else kernel
+
+
 def _split(printer: Printer, missing: dict[str, Kernel]) -> list[Batch]:
     """Batches for as many processes as there are cores, evened out by length of source."""
     count = min(len(missing), len(os.sched_getaffinity(0)))
-    sized = sorted(((len(printer.kernel(_symbol(key), kernel)), key) for key, kernel in missing.items()), reverse=True)
+    printed = {key: printer.function(_symbol(key), kernel) for key, kernel in missing.items()}
+    sized = sorted(((len(f.text), key) for key, f in printed.items()), reverse=True)
     groups: list[list[str]] = [[] for _ in range(count)]
     loads = [0] * count
     for size, key in sized:
@@ -177,7 +186,7 @@ def _split(printer: Printer, missing: dict[str, Kernel]) -> list[Batch]:
         loads[lightest] += size
     batches = []
     for group in groups:
-        source = printer.module([(_symbol(key), missing[key]) for key in group])
+        source = printer.join([printed[key] for key in group])
         batches.append(Batch(source, tuple(missing[key].name for key in group)))
     return batches
 

@@ -13,18 +13,22 @@ from nnaccel_core import debug
 from nnaccel_core.dfp.build import candidate
 from nnaccel_core.dfp.group import Generated, Group, KernelCall, Reason, generalize, pattern
 from nnaccel_core.dfp.merge import Context, merge, variants
+from nnaccel_core.dfp.store import Structures
 from nnaccel_core.ir import Env, Graph, Node
 from nnaccel_core.ops import registry
 from nnaccel_core.select.candidate import Candidate
 
 if TYPE_CHECKING:
     from nnaccel_core.api import Machine
+    from nnaccel_core.cache import DiskCache
     from nnaccel_core.options import Options
 
 __all__ = ["Generated", "Group", "KernelCall", "Reason", "generalize", "pattern", "propose"]
 
 
-def propose(graph: Graph, env: Env, machine: Machine, options: Options, printer_name: str) -> list[Candidate]:
+def propose(
+    graph: Graph, env: Env, machine: Machine, options: Options, printer_name: str, cache: DiskCache | None = None
+) -> list[Candidate]:
     """The core's own candidates for ``graph`` at the sizes in ``env``.
 
     One for every node whose op has a loop nest (``group="layer"``) and, with ``options.dfp``, one for every depth-first
@@ -33,8 +37,10 @@ def propose(graph: Graph, env: Env, machine: Machine, options: Options, printer_
 
     Args:
         printer_name: the printer that will print the kernels, for the log.
+        cache: where what is known of each kernel's structure is kept between processes; None keeps nothing.
     """
-    ctx = Context(graph, env, machine)
+    structures = Structures(cache, graph, machine) if cache is not None else None
+    ctx = Context(graph, env, machine, structures)
     found: list[Candidate] = []
 
     def offer(nodes: tuple[Node, ...], group: str) -> None:
@@ -52,6 +58,8 @@ def propose(graph: Graph, env: Env, machine: Machine, options: Options, printer_
             offer(group, "dfp")
             for part in variants(ctx, group):
                 offer(part, "dfp")
+    if structures is not None:
+        structures.save()
     for reason in ctx.refusals:
         debug.log(debug.NESTS, f"dfp ({printer_name}): refused: {reason}")
     return found

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import threading
-import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +15,11 @@ from nnaccel_core.dfp.nests import lower
 from nnaccel_core.dfp.regions import Tiling, propagate, publish, tiling
 from nnaccel_core.dfp.spmd import kernel_dims, map_spmd
 from nnaccel_core.dfp.storage import Staged, storage
+from nnaccel_core.dfp.store import Structures, identity, plain
 from nnaccel_core.errors import NnaccelError
 from nnaccel_core.ir import Env, Value, evaluate, sym
 from nnaccel_core.loopir.grammar import Kernel
+from nnaccel_core.loopir.source import KernelSource
 from nnaccel_core.ops import registry
 from nnaccel_core.select.candidate import Candidate
 
@@ -32,27 +34,34 @@ class Built:
     Attributes:
         used: positions of the group's inputs that the kernel takes (scalar constants are inside it).
         symbols: the kernel's extents with the place each is read from.
+        source: the kernel, made when first asked for.
+        stages: the generalized group, its nests and its tile grid, for who wants to look.
     """
 
     name: str
-    general: General
-    staged: Staged
-    tiling: Tiling
     model: Model
     used: tuple[int, ...]
     symbols: tuple[tuple[int, int], ...]
+    source: KernelSource
+    stages: Callable[[], tuple[General, Staged, Tiling]]
 
     @property
     def kernel(self) -> Kernel:
-        """The kernel; mapped when first asked for."""
-        with _lock:
-            found = _kernels.get(self)
-            if found is None:
-                found = _kernels[self] = map_spmd(self.name, self.staged, self.tiling)
-            return found
+        return self.source.kernel
+
+    @property
+    def general(self) -> General:
+        return self.stages()[0]
+
+    @property
+    def staged(self) -> Staged:
+        return self.stages()[1]
+
+    @property
+    def tiling(self) -> Tiling:
+        return self.stages()[2]
 
 
-_kernels: weakref.WeakKeyDictionary[Built, Kernel] = weakref.WeakKeyDictionary()
 _built: dict[tuple[Any, ...], Built | Reason] = {}
 _lock = threading.Lock()
 
@@ -76,19 +85,23 @@ def kernel_name(p: Pattern) -> str:
     return f"{ops}_{hashlib.blake2s(repr(p.key).encode(), digest_size=5).hexdigest()}"
 
 
-def build(p: Pattern, constants: Mapping[Value, Any], machine: Machine) -> Built | Reason:
+def build(p: Pattern, constants: Mapping[Value, Any], machine: Machine, structures: Structures | None = None) -> Built | Reason:
     """The kernel of ``p``; remembered by structure, so that new sizes cost no lowering."""
     key = (p.key, machine.simd_bytes)
     with _lock:
         found = _built.get(key)
     if found is None:
-        found = _build(p, constants, machine)
+        digest = identity(p) if structures is not None else ""
+        record = structures.get(digest) if structures is not None and digest else None
+        found = _read(p, constants, digest, record) if record is not None else _build(p, constants, machine, digest)
+        if structures is not None and digest and record is None:
+            structures.add(digest, _record(found))
         with _lock:
             _built[key] = found
     return found
 
 
-def _build(p: Pattern, constants: Mapping[Value, Any], machine: Machine) -> Built | Reason:
+def _stages(p: Pattern, constants: Mapping[Value, Any]) -> tuple[General, Staged, Tiling] | Reason:
     try:
         general = generalize(p, constants)
     except NnaccelError as e:
@@ -96,14 +109,52 @@ def _build(p: Pattern, constants: Mapping[Value, Any], machine: Machine) -> Buil
     staged = stage(general)
     if isinstance(staged, Reason):
         return Reason(staged.text, p.nodes)
-    work, grid = staged
+    return general, *staged
+
+
+def _build(p: Pattern, constants: Mapping[Value, Any], machine: Machine, digest: str) -> Built | Reason:
+    stages = _stages(p, constants)
+    if isinstance(stages, Reason):
+        return stages
+    general, work, grid = stages
     where = dict(general.sources)
     symbols = tuple(where[d] for d in kernel_dims(work, grid) if d[0] != "t")
     position = {v: i for i, v in enumerate(p.inputs)}
     used = tuple(position[v] for v in p.inputs if v not in p.constants)
     product = any(registry.lookup(n.op).limit_of(n) in ("compute", "params") for n in p.nodes)
     cost = model(work, grid, machine.simd_bytes, PRODUCT_EFFICIENCY if product else EFFICIENCY)
-    return Built(kernel_name(p), general, work, grid, cost, used, symbols)
+    name = kernel_name(p)
+    return Built(name, cost, used, symbols, KernelSource(name, digest, lambda: map_spmd(name, work, grid)), lambda: stages)
+
+
+def _record(built: Built | Reason) -> dict[str, Any]:
+    """``built`` for the disk: all but the kernel."""
+    if isinstance(built, Reason):
+        return {"refused": built.text}
+    m = built.model
+    return {
+        "used": built.used,
+        "symbols": built.symbols,
+        "model": [m.extents_text, m.tile_text, m.axes, m.steps, m.efficiency],
+    }
+
+
+def _read(p: Pattern, constants: Mapping[Value, Any], digest: str, record: Mapping[str, Any]) -> Built | Reason:
+    """What `_record` kept."""
+    if "refused" in record:
+        return Reason(record["refused"], p.nodes)
+
+    @functools.lru_cache(maxsize=1)
+    def stages() -> tuple[General, Staged, Tiling]:
+        found = _stages(p, constants)
+        assert not isinstance(found, Reason)  # the same code accepted it before
+        return found
+
+    extents, tile, axes, steps, efficiency = record["model"]
+    cost = Model(extents, tile, axes, tuple(steps), efficiency)
+    name = kernel_name(p)
+    source = KernelSource(name, digest, lambda: map_spmd(name, *stages()[1:]))
+    return Built(name, cost, tuple(record["used"]), plain(record["symbols"]), source, stages)
 
 
 def binding(p: Pattern, built: Built, env: Env) -> tuple[int, ...]:
@@ -125,9 +176,11 @@ class Sized:
     plan: Plan
 
 
-def plan_group(p: Pattern, constants: Mapping[Value, Any], env: Env, machine: Machine) -> Sized | Reason:
+def plan_group(
+    p: Pattern, constants: Mapping[Value, Any], env: Env, machine: Machine, structures: Structures | None = None
+) -> Sized | Reason:
     """How ``p`` runs as one kernel at the sizes in ``env``, or why it cannot."""
-    built = build(p, constants, machine)
+    built = build(p, constants, machine, structures)
     if isinstance(built, Reason):
         return built
     sizes = binding(p, built, env)
@@ -138,7 +191,7 @@ def candidate(s: Sized, group: str) -> Candidate:
     """The candidate that runs a planned group as one generated kernel."""
     p, built, chosen = s.pattern, s.built, s.plan
     inputs = tuple(p.inputs[i] for i in built.used)
-    call = KernelCall(lambda: built.kernel, (*inputs, *p.outputs), (*s.sizes, *chosen.tiles), chosen.tasks, chosen.scratch)
+    call = KernelCall(built.source, (*inputs, *p.outputs), (*s.sizes, *chosen.tiles), chosen.tasks, chosen.scratch)
     shape = "x".join(map(str, chosen.tiles))
     ops = " + ".join(n.op for n in p.nodes)
     return Candidate(

@@ -6,9 +6,10 @@ barrier. Bytes of a value that fits the last-level cache beside its neighbors co
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from nnaccel_core.dfp.emit import WINDOW
 from nnaccel_core.dfp.nests import loads_of, scalar_cost
@@ -64,23 +65,31 @@ class Model:
     """A group's cost as compiled functions of its dims: built once per structure.
 
     Attributes:
-        extents: ``f(*dims)`` -> tiled extents and bytes of each argument.
-        tile: ``f(*dims, *tiles)`` -> scratch bytes, operations and streamed bytes of one task.
+        extents_text: ``f(*dims)`` -> tiled extents and bytes of each argument.
+        tile_text: ``f(*dims, *tiles)`` -> scratch bytes, operations and streamed bytes of one task.
         steps: smallest tile per tiled axis (a vector for the contiguous axis).
         efficiency: part of the peak that the loops reach; plans: those made so far.
     """
 
-    extents: Callable[..., tuple[int, ...]]
-    tile: Callable[..., tuple[int, int, int]]
+    extents_text: str
+    tile_text: str
     axes: int
     steps: tuple[int, ...]
     efficiency: float
     plans: dict[tuple[tuple[int, ...], Machine], Plan] = field(default_factory=dict)
 
+    @functools.cached_property
+    def extents(self) -> Callable[..., tuple[int, ...]]:
+        return eval(self.extents_text)  # type: ignore[no-any-return]
 
-def compile_dims(names: Sequence[str], dims: Sequence[Dim]) -> Callable[..., Any]:
+    @functools.cached_property
+    def tile(self) -> Callable[..., tuple[int, int, int]]:
+        return eval(self.tile_text)  # type: ignore[no-any-return]
+
+
+def function_text(names: Sequence[str], dims: Sequence[Dim]) -> str:
     """A function of the symbols ``names`` that evaluates ``dims``; a dim prints as the Python expression it means."""
-    return eval(f"lambda {', '.join(names)}: ({''.join(f'{d},' for d in dims)})")  # type: ignore[no-any-return]
+    return f"lambda {', '.join(names)}: ({''.join(f'{d},' for d in dims)})"
 
 
 def _sizes(shape: Sequence[Dim], region: Region) -> list[Dim]:
@@ -130,7 +139,7 @@ def model(staged: Staged, tiling: Tiling, simd_bytes: int, efficiency: float = E
     root = staged.outputs[-1]
     lanes = max(1, simd_bytes // ITEMSIZE[root.dtype])
     steps = tuple(4 * lanes if a == root.type.layout[-1] else 1 for a in tiling.axes)
-    return Model(compile_dims(free, sizes), compile_dims(dims, [scratch, work, streamed]), len(tiling.axes), steps, efficiency)
+    return Model(function_text(free, sizes), function_text(dims, [scratch, work, streamed]), len(tiling.axes), steps, efficiency)
 
 
 def tile_candidates(extents: Sequence[int], steps: Sequence[int], enough: int) -> list[tuple[int, ...]]:

@@ -7,7 +7,7 @@ their sizes, and the sizes of this plan are arguments of the kernel.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -18,6 +18,7 @@ from nnaccel_core.errors import ShapeError
 from nnaccel_core.ir import Dim, Expr, Node, TensorType, Value, free_symbols, substitute, sym
 from nnaccel_core.ir.types import Layout
 from nnaccel_core.loopir.grammar import Kernel
+from nnaccel_core.loopir.source import KernelSource
 from nnaccel_core.ops import registry
 
 
@@ -38,12 +39,12 @@ class KernelCall:
     """One launch of a generated kernel.
 
     Attributes:
-        source: makes the kernel, once: most candidates are never chosen.
+        source: makes the kernel when it is needed: most candidates are never chosen.
         args: graph values in the order of ``kernel.buffers``; dims: integers in the order of ``kernel.dims``.
         tasks: size of the task grid (0: nothing to do); scratch: bytes of tile memory one thread needs.
     """
 
-    source: Callable[[], Kernel]
+    source: KernelSource
     args: tuple[Value, ...]
     dims: tuple[int, ...]
     tasks: int
@@ -51,7 +52,7 @@ class KernelCall:
 
     @property
     def kernel(self) -> Kernel:
-        return self.source()
+        return self.source.kernel
 
 
 @dataclass(frozen=True)

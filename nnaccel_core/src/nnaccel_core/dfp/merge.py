@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from nnaccel_core.dfp.build import Sized, plan_group
 from nnaccel_core.dfp.group import Reason, pattern
+from nnaccel_core.dfp.store import Structures
 from nnaccel_core.ir import Env, Graph, Node, Value
+from nnaccel_core.ir.reach import step_between
 from nnaccel_core.ops import registry
 
 if TYPE_CHECKING:
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
 #: Nodes and arguments one kernel may have: larger ones compile slowly and run out of registers for addresses.
 MAX_NODES, MAX_ARGUMENTS = 24, 16
+
+Group = frozenset[Node]
 
 
 @dataclass
@@ -30,6 +34,7 @@ class Context:
     graph: Graph
     env: Env
     machine: Machine
+    structures: Structures | None = None
     order: dict[Node, int] = field(init=False)
     uses: dict[Value, list[Node]] = field(init=False)
     results: set[Value] = field(init=False)
@@ -38,12 +43,11 @@ class Context:
     parametric: set[Value] = field(init=False)
     refusals: list[Reason] = field(default_factory=list)
     _plans: dict[int, Sized | Reason] = field(default_factory=dict)
-    _below: list[int] = field(default_factory=list)
-    _above: list[int] = field(default_factory=list)
+    _masks: dict[Group, tuple[int, int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         g = self.graph
-        self.order = {n: i for i, n in enumerate(g.nodes)}
+        self.order = g.reach.order
         self.uses, self.producers, self.results = g.uses(), g.producers(), set(g.results())
         self.constants = {}
         #: values that depend on parameters only: computed once, by `prepare`
@@ -54,29 +58,17 @@ class Context:
                     self.constants[n.output] = n.attrs["value"].item()
             if all(v in self.parametric for v in n.inputs):
                 self.parametric.update(n.outputs)
-        self._above = [0] * len(g.nodes)
-        self._below = [0] * len(g.nodes)
-        for i, n in enumerate(g.nodes):
-            for v in n.inputs:
-                p = self.producers.get(v)
-                if p is not None:
-                    k = self.order[p]
-                    self._above[i] |= self._above[k] | 1 << k
-        for i in range(len(g.nodes) - 1, -1, -1):
-            for v in g.nodes[i].outputs:
-                for u in self.uses.get(v, ()):
-                    k = self.order[u]
-                    self._below[i] |= self._below[k] | 1 << k
 
     def between(self, nodes: Iterable[Node]) -> int:
         """Bit set of the nodes outside ``nodes`` that lie on a path from one of them to another."""
-        above = below = mine = 0
-        for n in nodes:
-            k = self.order[n]
-            above |= self._above[k]
-            below |= self._below[k]
-            mine |= 1 << k
-        return above & below & ~mine
+        return self.graph.reach.between(nodes)
+
+    def masks(self, group: Group) -> tuple[int, int]:
+        """Bit sets of a group's members and of what lies below them."""
+        found = self._masks.get(group)
+        if found is None:
+            found = self._masks[group] = self.graph.reach.members(group), self.graph.reach.below(group)
+        return found
 
     def outputs(self, nodes: Iterable[Node]) -> tuple[Value, ...]:
         """Values of ``nodes`` (in graph order) that are needed outside of them."""
@@ -97,7 +89,7 @@ class Context:
         if found is None:
             ordered = [self.graph.nodes[k] for k in members]
             p = pattern(ordered, self.outputs(ordered), self.constants)
-            found = self._plans[key] = plan_group(p, self.constants, self.env, self.machine)
+            found = self._plans[key] = plan_group(p, self.constants, self.env, self.machine, self.structures)
         return found
 
     def eligible(self, node: Node) -> bool:
@@ -106,9 +98,6 @@ class Context:
         if op.loop is None or op.limit_of(node) not in ("io", "any"):
             return False
         return not all(v in self.parametric for v in node.inputs)
-
-
-Group = frozenset[Node]
 
 
 def legal(ctx: Context, a: Group, b: Group) -> Reason | None:
@@ -131,20 +120,10 @@ def acyclic(ctx: Context, a: Group, b: Group, groups: Mapping[Node, Group]) -> R
         k = (between & -between).bit_length() - 1
         return Reason("a node outside lies between them", (ctx.graph.nodes[k],))
     # Also through other groups, which run as one step each.
-    seen: set[Group] = set()
-    todo = [groups.get(u, frozenset((u,))) for n in both for v in n.outputs for u in ctx.uses.get(v, ()) if u not in both]
-    while todo:
-        g = todo.pop()
-        if g in seen:
-            continue
-        seen.add(g)
-        for n in g:
-            for v in n.outputs:
-                for u in ctx.uses.get(v, ()):
-                    if u in both:
-                        return Reason("another group lies between them", tuple(g))
-                    todo.append(groups.get(u, frozenset((u,))))
-    return None
+    mine, below = ctx.masks(both)
+    others = [g for g in set(groups.values()) if len(g) > 1 and not ctx.masks(g)[0] & mine]
+    found = step_between(mine, below, [ctx.masks(g) for g in others])
+    return None if found is None else Reason("another group lies between them", tuple(others[found]))
 
 
 def profitable(ctx: Context, a: Group, b: Group) -> Reason | None:

@@ -40,6 +40,8 @@ def optimize(
     dfp: bool = True,
     numerics: str = "fast",
     libraries: bool = True,
+    verify: bool = False,
+    slicing: bool = True,
 ) -> Any:
     """An object of the same framework that behaves as ``model`` does, only faster.
 
@@ -51,14 +53,16 @@ def optimize(
         dfp: False runs each layer of a depth-first group as a kernel of its own.
         numerics: ``"fast"`` or ``"strict"`` (no reordering beyond what the framework itself does).
         libraries: False uses generated kernels only.
+        slicing: False runs every batch whole; by default a large one runs some samples at a time.
+        verify: compare the first calls with the framework's own result; a difference raises `MismatchError`.
 
     Raises:
         PluginError: no frontend accepts ``model``; DeviceError: no backend for ``device``.
     """
-    options = Options(dfp=dfp, numerics=numerics, libraries=libraries)
+    options = Options(dfp=dfp, numerics=numerics, libraries=libraries, verify=verify, slicing=slicing)
     manager.load_ops()
     frontend = manager.frontend_for(model)
-    chosen = device if device is not None else type(frontend).default_device(model)
+    chosen = str(device) if device is not None else type(frontend).default_device(model)
     backend = backend_for(chosen)
     bridge = manager.bridge_for(type(frontend).name, backend.device)
     debug.log(debug.PLUGINS, f"{type(model).__name__}: frontend {frontend.name}, backend {backend.name} on {backend.device}")

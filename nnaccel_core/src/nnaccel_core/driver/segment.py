@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,9 +12,12 @@ import numpy as np
 
 from nnaccel_core import debug, dfp
 from nnaccel_core.api import Backend, Bridge, Executable, Memory, Pass
+from nnaccel_core.cache import DiskCache
+from nnaccel_core.driver import slicing
+from nnaccel_core.driver.quiet import no_collections
 from nnaccel_core.errors import GuardError
 from nnaccel_core.hooks import manager
-from nnaccel_core.ir import Env, Graph, Node, TensorType, Value, evaluate
+from nnaccel_core.ir import Env, Graph, Node, TensorType, Value, evaluate, identity, numpy_dtype
 from nnaccel_core.ir.verify import verify
 from nnaccel_core.ops.registry import infer, lookup
 from nnaccel_core.options import Options
@@ -42,7 +45,11 @@ class Prepared:
 
 @dataclass
 class Built:
-    """An executable for one binding of the symbols."""
+    """An executable for one binding of the symbols.
+
+    A batch that runs in slices has the ``selection`` and ``placed.plan`` of its largest slice; ``placed.prepared`` and
+    ``output_types`` are of the whole.
+    """
 
     env: Env
     selection: Selection
@@ -57,6 +64,7 @@ class Built:
 class CompiledSegment:
     """A segment, optimized for one backend. Thread-safe."""
 
+    @no_collections()
     def __init__(
         self, graph: Graph, backend: Backend, bridge: Bridge, options: Options, parameters: Mapping[str, Callable[[], Any]]
     ) -> None:
@@ -79,9 +87,16 @@ class CompiledSegment:
         debug.dump("graph", f"{graph.name}.prepare", lambda: str(self.prepare))
         debug.log(debug.TIMES, f"{graph.name}: graph passes took {time.perf_counter() - started:.3f} s")
         self._producers = self.prepare.producers()
+        # Guards were checked for the whole batch, not for a slice of it.
+        self.batch = None if graph.guards else slicing.batch_symbol(self.main)
+        self.slice = 1
+        if self.batch is not None:
+            self.slice = slicing.largest_slice(slicing.slice_cost(self.main, self.batch), backend.machine)
+        self._wholes: dict[tuple[Options, tuple[tuple[str, int], ...]], Built] = {}
         self._built: dict[tuple[tuple[str, int], ...], Built] = {}
         self._memory: dict[PreparedKey, tuple[int, Any]] = {}
         self._generation = 0
+        self._cache = DiskCache()
         self._lock = threading.RLock()
 
     @staticmethod
@@ -124,6 +139,7 @@ class CompiledSegment:
             self._generation += 1
             self._memory = {}
 
+    @no_collections()
     def plan(self, env: Env, options: Options | None = None) -> tuple[Selection, Placed]:
         """What would run for the sizes in ``env``: the chosen candidates and their placed steps. Builds nothing.
 
@@ -138,7 +154,8 @@ class CompiledSegment:
                     f"{self.source.name}: captured under the assumption {a} == {b}, which does not hold for {dict(env)}"
                 )
         options = options or self.options
-        candidates = list(dfp.propose(self.main, env, self.backend.machine, options, self.backend.printer().name))
+        printer = self.backend.printer().name if debug.enabled(debug.NESTS) else ""
+        candidates = list(dfp.propose(self.main, env, self.backend.machine, options, printer, self._cache))
         if options.libraries:
             candidates += self.backend.candidates(self.main, env, options)
         selection = select(self.main, candidates)
@@ -146,6 +163,35 @@ class CompiledSegment:
         return selection, place(self.main, selection, env)
 
     def _build(self, env: Env, options: Options) -> Built:
+        total = env[self.batch] if self.batch is not None else 0
+        order = slicing.slices(total, self.slice) if options.slicing and total else [total]
+        return self._build_sliced(env, order, options) if len(order) > 1 else self._build_whole(env, options)
+
+    def _build_sliced(self, env: Env, order: Sequence[int], options: Options) -> Built:
+        """One plan for each size of slice; they are shared by all batch sizes."""
+        assert self.batch is not None
+        parts: list[slicing.Part] = []
+        prepared: list[tuple[Value, Pack | None]] = []
+        wholes = []
+        for size in dict.fromkeys(order):
+            whole = self._build_whole({**env, self.batch: size}, options)
+            wholes.append(whole)
+            begin = len(prepared)
+            prepared += whole.placed.prepared
+            parts.append(slicing.Part(size, whole.executable, begin, len(prepared)))
+        inputs = [v.type.concrete(env) for v in self.main.inputs]
+        outputs = tuple(v.type.concrete(env) for v in self.main.results())
+        executable = slicing.SlicedExecutable(parts, order, inputs, outputs)
+        return Built(env, wholes[0].selection, Placed(wholes[0].placed.plan, tuple(prepared)), executable, outputs)
+
+    def _build_whole(self, env: Env, options: Options) -> Built:
+        key = (options, tuple(sorted(env.items())))
+        found = self._wholes.get(key)
+        if found is None:
+            found = self._wholes[key] = self._plan_and_build(env, options)
+        return found
+
+    def _plan_and_build(self, env: Env, options: Options) -> Built:
         started = time.perf_counter()
         selection, placed = self.plan(env, options)
         planned = time.perf_counter()
@@ -188,8 +234,13 @@ class CompiledSegment:
             memory = self.backend.memory(max(1, evaluate(static.nbytes, {})))
             memory.numpy(static)[...] = array
             return memory.address, memory
-        source = self.backend.memory(max(1, evaluate(static.nbytes, {})))
-        source.numpy(static)[...] = array
+        source: Memory | None = None
+        if array.flags.c_contiguous and array.dtype == numpy_dtype(v.dtype) and static.same_memory(identity(static.rank)):
+            address = array.ctypes.data  # as the packing wants it: weights are large, and copies of them cost page faults
+        else:
+            source = self.backend.memory(max(1, evaluate(static.nbytes, {})))
+            source.numpy(static)[...] = array
+            address = source.address
         packed = self.backend.memory(max(1, pack.nbytes))
         node = Node(
             "pack",
@@ -204,7 +255,7 @@ class CompiledSegment:
         )
         plan = Plan("pack", (step,), (static,), (), (node.output.type,))
         self.backend.build(plan, self.options).run(
-            (source.address,), (), (packed.address,), self.bridge.threads(), self.bridge.stream()
+            (address,), (), (packed.address,), self.bridge.threads(), self.bridge.stream()
         )
         return packed.address, packed
 

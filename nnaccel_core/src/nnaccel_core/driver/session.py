@@ -11,7 +11,7 @@ from nnaccel_core.driver.segment import Built, CompiledSegment
 from nnaccel_core.errors import InputError
 from nnaccel_core.ir import Foreign, If, Loop, Program, Segment
 from nnaccel_core.ir.types import TensorType, common_env
-from nnaccel_core.options import Options
+from nnaccel_core.options import VERIFIED_CALLS, Options
 
 
 class Compiled:
@@ -26,10 +26,9 @@ class Compiled:
             id(s): CompiledSegment(s.graph, backend, bridge, options, captured.parameters) for s in program.segments()
         }
         self._single = self._whole(program)
-        self._symbol_sites: dict[int, tuple[tuple[str, int, int], ...]] = {
-            id(s): symbol_sites([v.type for v in s.graph.inputs]) for s in program.segments()
-        }
-        self._hot: dict[tuple[int, ...], Built] = {}
+        self._hot: dict[tuple[Any, ...], Built] = {}
+        #: calls that the frontend still has to compare with the framework's own result (driver/verify.py)
+        self.to_verify = VERIFIED_CALLS if options.verify else 0
 
     @staticmethod
     def _whole(program: Program) -> Segment | None:
@@ -44,7 +43,8 @@ class Compiled:
         """Run on framework tensors in ``program.inputs`` order; returns new tensors of the framework.
 
         Raises:
-            InputError: shapes that do not fit; GuardError: sizes that contradict capture.
+            InputError: shapes or dtypes that do not fit (layouts are the caller's to ensure: `matches`);
+            GuardError: sizes that contradict capture.
         """
         if self._single is not None:
             return self._run_segment(self._single, tensors)
@@ -81,16 +81,12 @@ class Compiled:
 
     def _run_segment(self, part: Segment, tensors: Sequence[Any]) -> list[Any]:
         bridge = self.bridge
-        sites = self._symbol_sites[id(part)]
-        hot = (id(part), *[tensors[i].shape[a] for _, i, a in sites])
+        # Whole shapes and dtypes, not the symbols' sizes alone: a tensor that does not fit must never reach compiled code.
+        hot = (id(part), *[t.shape for t in tensors], *[t.dtype for t in tensors])
         built = self._hot.get(hot)
         segment = self.segments[id(part)]
         if built is None:
-            env: dict[str, int] = {}
-            for i, (v, t) in enumerate(zip(part.graph.inputs, tensors, strict=True)):
-                if not common_env(v.shape, tuple(t.shape), env):
-                    raise InputError(f"input {i} (%{v.name}) has shape {list(t.shape)}; the network was compiled for {v.type}")
-            built = segment.built(env)
+            built = segment.built(self._sizes(part, tensors))
             if len(self._hot) > 256:  # sizes come and go: forget the shortcuts, keep what is built
                 self._hot = {}
             self._hot[hot] = built
@@ -100,10 +96,14 @@ class Compiled:
             prepared = built.prepared
             assert prepared is not None
         address = bridge.address
+        threads = bridge.threads()
+        given = [address(t) for t in tensors]
+        if not (prepared.exact and built.executable.exact("input", given, threads)):
+            built = segment.strict(built)
+            prepared = built.prepared
+            assert prepared is not None
         results = [bridge.allocate(t) for t in built.output_types]
-        built.executable.run(
-            [address(t) for t in tensors], prepared.addresses, [address(t) for t in results], bridge.threads(), bridge.stream()
-        )
+        built.executable.run(given, prepared.addresses, [address(t) for t in results], threads, bridge.stream())
         updates = part.graph.updates
         if updates:
             n = len(part.graph.outputs)
@@ -114,6 +114,23 @@ class Compiled:
                     bridge.copy(self.captured.parameters[u.target.name](), value)
             del results[n:]
         return results
+
+    def _sizes(self, part: Segment, tensors: Sequence[Any]) -> dict[str, int]:
+        """The values of the segment's symbols for these tensors.
+
+        Raises:
+            InputError: wrong number, shape or dtype of tensors.
+        """
+        if len(tensors) != len(part.graph.inputs):
+            raise InputError(f"the network takes {len(part.graph.inputs)} tensors, got {len(tensors)}")
+        env: dict[str, int] = {}
+        for i, (v, t) in enumerate(zip(part.graph.inputs, tensors, strict=True)):
+            if not common_env(v.shape, tuple(t.shape), env):
+                raise InputError(f"input {i} (%{v.name}) has shape {list(t.shape)}; the network was compiled for {v.type}")
+            found = self.bridge.type_of(t)
+            if found is not None and found.dtype != v.dtype:
+                raise InputError(f"input {i} (%{v.name}) has dtype {found.dtype}; the network was compiled for {v.type}")
+        return env
 
     def matches(self, tensors: Sequence[Any]) -> bool:
         """Whether shapes, dtypes and layouts of ``tensors`` are what this program was compiled for."""
@@ -143,16 +160,6 @@ class Compiled:
     def prepared_bytes(self) -> int:
         """Bytes of derived and packed parameters held beside the framework's own."""
         return sum(s.prepared_bytes() for s in self.segments.values())
-
-
-def symbol_sites(types: Sequence[TensorType]) -> tuple[tuple[str, int, int], ...]:
-    """``(symbol, input, axis)``: where each symbol's value is read at a call."""
-    found: dict[str, tuple[str, int, int]] = {}
-    for i, t in enumerate(types):
-        for a, d in enumerate(t.shape):
-            if not isinstance(d, int) and d.op == "sym":
-                found.setdefault(str(d.args[0]), (str(d.args[0]), i, a))
-    return tuple(found.values())
 
 
 class Session:

@@ -82,10 +82,15 @@ class Manager:
             text = f"no backend for device {device!r}; devices installed: {known}{hint}{self._why(errors)}"
             raise PluginError(text) if errors else DeviceError(text)
         package, cls = mine[0]
+        index = device[len(kind) + 1 :]
         try:
             machine = cls.probe()
+            count = cls.count() if machine is not None else None
         except Exception as e:
             raise _failed(package, cls, "probe", e) from e
+        if ":" in device and not (index.isdecimal() and (count is None or int(index) < count)):
+            known = f"{kind}:0" + (f" to {kind}:{count - 1}" if count and count > 1 else "")
+            raise DeviceError(f"there is no device {device!r} on this machine; devices of backend {cls.name!r}: {known}")
         if machine is None:
             raise DeviceError(f"device {device!r} is not present on this machine (asked backend {cls.name!r} of {package}); "
                               f"run: nnaccel doctor")  # fmt: skip

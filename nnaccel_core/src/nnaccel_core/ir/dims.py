@@ -17,55 +17,68 @@ from nnaccel_core.errors import NnaccelError
 Dim = Union[int, "Expr"]
 Env = Mapping[str, int]
 
-_cache: weakref.WeakValueDictionary[tuple[object, ...], Expr] = weakref.WeakValueDictionary()
+
+class _Ref(weakref.ref["Expr"]):
+    """A weak reference that knows its key. A WeakValueDictionary does the same at three times the cost."""
+
+    __slots__ = ("key",)
+    key: tuple[object, ...]
+
+
+_cache: dict[tuple[object, ...], _Ref] = {}
+
+
+def _drop(ref: _Ref) -> None:
+    if _cache.get(ref.key) is ref:
+        del _cache[ref.key]
 
 
 class Expr:
-    """A symbolic integer. Build with `sym` and the operators ``+ - * // %``, `dim_min`, `dim_max`.
+    """A symbolic integer, equal to itself alone. Build with `sym` and the operators ``+ - * // %``, `dim_min`, `dim_max`.
 
     ``op`` is one of ``sym``, ``sum``, ``mul``, ``floordiv``, ``mod``, ``min``, ``max``; ``args`` are:
     the name; ``(constant, ((term, coefficient), ...))``; the operands.
     """
 
-    __slots__ = ("__weakref__", "_key", "args", "op")
+    __slots__ = ("__weakref__", "_name", "args", "op")
     op: str
     args: tuple[object, ...]
-    _key: str
+    _name: str | None
 
     def __new__(cls, op: str, args: tuple[object, ...]) -> Expr:
         key = (op, *args)
-        found = _cache.get(key)
+        ref = _cache.get(key)
+        found = ref() if ref is not None else None
         if found is None:
             found = super().__new__(cls)
             found.op = op
             found.args = args
-            # Names order terms, so that printing and generated code do not depend on object addresses.
-            found._key = _text(op, args)
-            _cache[key] = found
+            found._name = None
+            ref = _Ref(found, _drop)
+            ref.key = key
+            _cache[key] = ref
         return found
 
     def __reduce__(self) -> tuple[object, ...]:
         return (Expr, (self.op, self.args))
 
     def __repr__(self) -> str:
-        return self._key
-
-    def __hash__(self) -> int:
-        return id(self) >> 4
-
-    def __eq__(self, other: object) -> bool:
-        return self is other
+        # Also the order of terms, so that printing and generated code do not depend on object addresses. Made when first
+        # asked for: most sums are never printed nor sorted.
+        if self._name is None:
+            self._name = _text(self.op, self.args)
+        return self._name
 
     def __deepcopy__(self, memo: object) -> Expr:
         return self
 
     def __add__(self, other: Dim) -> Dim:
-        return _make_sum([(1, self), (1, other)])
+        return _shifted(self, other) if isinstance(other, int) else _make_sum([(1, self), (1, other)])
 
     __radd__ = __add__
 
     def __sub__(self, other: Dim) -> Dim:
-        return _make_sum([(1, self), (-1, other)])
+        return _shifted(self, -other) if isinstance(other, int) else _make_sum([(1, self), (-1, other)])
 
     def __rsub__(self, other: Dim) -> Dim:
         return _make_sum([(1, other), (-1, self)])
@@ -120,6 +133,21 @@ def _terms(dim: Dim) -> tuple[int, tuple[tuple[Expr, int], ...]]:
     return 0, ((dim, 1),)
 
 
+def _name_of_term(term: tuple[Expr, int]) -> str:
+    return repr(term[0])
+
+
+def _shifted(dim: Expr, by: int) -> Dim:
+    """``dim + by``: the terms stay as they are."""
+    if by == 0:
+        return dim
+    const, terms = _terms(dim)
+    const += by
+    if const == 0 and len(terms) == 1 and terms[0][1] == 1:
+        return terms[0][0]
+    return Expr("sum", (const, terms))
+
+
 def _make_sum(parts: Iterable[tuple[int, Dim]]) -> Dim:
     const = 0
     coefs: dict[Expr, int] = {}
@@ -128,7 +156,9 @@ def _make_sum(parts: Iterable[tuple[int, Dim]]) -> Dim:
         const += factor * c
         for term, coef in terms:
             coefs[term] = coefs.get(term, 0) + factor * coef
-    kept = sorted(((t, c) for t, c in coefs.items() if c), key=lambda tc: tc[0]._key)
+    kept = [(t, c) for t, c in coefs.items() if c]
+    if len(kept) > 1:
+        kept.sort(key=_name_of_term)
     if not kept:
         return const
     if const == 0 and len(kept) == 1 and kept[0][1] == 1:
@@ -142,7 +172,13 @@ def _make_mul(a: Dim, b: Dim) -> Dim:
     if isinstance(a, int):
         a, b = b, a
     if isinstance(b, int):
-        return _make_sum([(b, a)])
+        if b in (0, 1):
+            return a if b else 0
+        const, terms = _terms(a)
+        # Scaling keeps the order of the terms.
+        if len(terms) == 1 and const == 0 and terms[0][1] * b == 1:
+            return terms[0][0]
+        return Expr("sum", (const * b, tuple((t, c * b) for t, c in terms)))
     # Distribute over sums, so that equal polynomials have one form.
     ca, ta = _terms(a)
     cb, tb = _terms(b)
@@ -152,7 +188,7 @@ def _make_mul(a: Dim, b: Dim) -> Dim:
     for t1, c1 in ta:
         for t2, c2 in tb:
             factors = (t1.args if t1.op == "mul" else (t1,)) + (t2.args if t2.op == "mul" else (t2,))
-            product = Expr("mul", tuple(sorted(factors, key=str)))
+            product = Expr("mul", tuple(sorted(factors, key=repr)))
             parts.append((c1 * c2, product))
     return _make_sum(parts)
 
@@ -207,7 +243,7 @@ def _make_extreme(op: str, pick: Callable[[int, int], int], dims: Iterable[Dim])
                 const = d if const is None else pick(const, d)
             else:
                 rest[d] = None  # type: ignore[index]
-    operands: list[Dim] = sorted(rest, key=str)
+    operands: list[Dim] = sorted(rest, key=repr)
     # x and x + c differ by a constant: only one of them can win.
     kept: list[Dim] = []
     for d in operands:

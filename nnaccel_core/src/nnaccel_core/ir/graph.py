@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
 from nnaccel_core.ir.dims import Dim, free_symbols
+from nnaccel_core.ir.reach import Reach
 from nnaccel_core.ir.types import TensorType
 
 
@@ -108,6 +110,11 @@ class Graph:
                 out.setdefault(v, []).append(node)
         return out
 
+    @functools.cached_property
+    def reach(self) -> Reach:
+        """Which nodes lie above and below which."""
+        return Reach(self)
+
     def results(self) -> tuple[Value, ...]:
         """Everything that must be computed: outputs and updates' values."""
         return self.outputs + tuple(u.value for u in self.updates)
@@ -170,6 +177,10 @@ class Rewriter:
         if all(a is b for a, b in zip(new_inputs, node.inputs, strict=True)):
             self.nodes.append(node)
             return node
+        if all(a.type == b.type for a, b in zip(new_inputs, node.inputs, strict=True)):
+            new = replace(node, inputs=new_inputs)
+            self.nodes.append(new)
+            return new
         types = self._infer(node.op, [v.type for v in new_inputs], node.attrs, node.where())
         outputs = []
         for old, new_type in zip(node.outputs, types, strict=True):

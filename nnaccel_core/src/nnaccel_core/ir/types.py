@@ -108,7 +108,7 @@ class TensorType:
 
     def concrete(self, env: Env) -> TensorType:
         """This type with every dimension evaluated under ``env``."""
-        return TensorType(tuple(evaluate(d, env) for d in self.shape), self.dtype, self.layout)
+        return self if self.is_static else TensorType(tuple(evaluate(d, env) for d in self.shape), self.dtype, self.layout)
 
     def same_memory(self, layout: Layout) -> bool:
         """Whether the dense tensor in ``layout`` has the same bytes in the same order (axes of extent 1 are free)."""

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 
 from nnaccel_core.errors import NnaccelError, VerifyError
-from nnaccel_core.ir.graph import Graph, Value
+from nnaccel_core.ir.graph import Graph, Node, Value
 from nnaccel_core.ir.types import TensorType
+
+#: Nodes whose types were found right, and by which inference. Nodes and types never change, so one look is enough; most
+#: nodes pass through most stages as they are.
+_typed: weakref.WeakKeyDictionary[Node, Callable[..., tuple[TensorType, ...]]] = weakref.WeakKeyDictionary()
 
 
 def verify(graph: Graph, infer: Callable[..., tuple[TensorType, ...]], after: str = "") -> Graph:
@@ -41,6 +46,8 @@ def verify(graph: Graph, infer: Callable[..., tuple[TensorType, ...]], after: st
             if v in defined:
                 fail(f"{node.where()} assigns %{v.name} again")
             defined.add(v)
+        if _typed.get(node) is infer:
+            continue
         try:
             types = infer(node.op, [v.type for v in node.inputs], node.attrs, node.where())
         except NnaccelError as e:
@@ -48,9 +55,12 @@ def verify(graph: Graph, infer: Callable[..., tuple[TensorType, ...]], after: st
         if len(types) != len(node.outputs):
             fail(f"{node.where()} has {len(node.outputs)} outputs, inference gives {len(types)}")
         for v, t in zip(node.outputs, types, strict=True):
-            same_shape = all(a == b or not isinstance(a - b, int) for a, b in zip(v.shape, t.shape, strict=False))
+            same_shape = v.shape == t.shape or all(
+                a == b or not isinstance(a - b, int) for a, b in zip(v.shape, t.shape, strict=False)
+            )
             if v.dtype != t.dtype or v.type.rank != t.rank or not same_shape:
                 fail(f"{node.where()} is typed {v.type}, inference gives {t}")
+        _typed[node] = infer
     for v in graph.outputs:
         if v not in defined:
             fail(f"output %{v.name} is never computed")

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -24,7 +25,15 @@ from nnaccel_core.loopir.transforms import unroll
 from nnaccel_core.loopir.verify import verify
 from nnaccel_core.loopir.writer import OPERATOR, SUFFIX, Text, Writer
 
-__all__ = ["SUFFIX", "Printer", "Text", "Writer", "decimal"]
+__all__ = ["SUFFIX", "Function", "Printer", "Text", "Writer", "decimal"]
+
+
+@dataclass(frozen=True)
+class Function:
+    """A printed kernel. ``helpers``: ``(template name, dtype)`` pairs of ``mathlib`` that it calls."""
+
+    text: str
+    helpers: frozenset[tuple[str, str]]
 
 
 class Printer(abc.ABC):
@@ -41,18 +50,23 @@ class Printer(abc.ABC):
         Raises:
             VerifyError: a kernel breaks the rules of the loop IR; UnsupportedError: this dialect lacks something.
         """
-        helpers: set[tuple[str, str]] = set()
-        texts = [self._function(symbol, kernel, helpers) for symbol, kernel in kernels]
-        return "\n".join([self.prelude(helpers), *texts])
+        return self.join([self.function(symbol, kernel) for symbol, kernel in kernels])
 
     def kernel(self, symbol: str, kernel: g.Kernel) -> str:
         """The text of one function; the helpers it calls are defined by `module`."""
-        return self._function(symbol, kernel, set())
+        return self.function(symbol, kernel).text
 
-    def _function(self, symbol: str, kernel: g.Kernel, helpers: set[tuple[str, str]]) -> str:
+    def function(self, symbol: str, kernel: g.Kernel) -> Function:
+        """One function, for `join`; raises as `module` does."""
+        helpers: set[tuple[str, str]] = set()
         straight = unroll(kernel)
         verify(straight)
-        return Writer(self, symbol, straight, helpers).function()
+        return Function(Writer(self, symbol, straight, helpers).function(), frozenset(helpers))
+
+    def join(self, functions: Sequence[Function]) -> str:
+        """The source file that consists of ``functions``."""
+        helpers = set().union(*(f.helpers for f in functions))
+        return "\n".join([self.prelude(helpers), *(f.text for f in functions)])
 
     @abc.abstractmethod
     def prelude(self, helpers: set[tuple[str, str]]) -> str:

@@ -310,7 +310,7 @@ def binary(
 
     def run(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
         out = np.asarray(ref(xs[0], xs[1]))
-        return (out if compare else out.astype(xs[0].dtype),)
+        return (out if compare else out.astype(xs[0].dtype, copy=False),)
 
     return register(
         OpDef(

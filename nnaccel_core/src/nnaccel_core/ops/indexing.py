@@ -31,15 +31,19 @@ def _check_index(t: TensorType) -> None:
 # --- gather and scatter -------------------------------------------------------------------------------------------
 
 
-def in_range(index: Array, size: int, what: str) -> Array:
-    """``index`` with negative entries counted from the end.
+def in_range(index: Array, size: int, what: str, negative: bool = True) -> Array:
+    """``index`` with negative entries, where they are allowed, counted from the end.
 
     Raises:
-        ShapeError: an index outside ``-size .. size - 1``.
+        ShapeError: an index outside ``-size .. size - 1``, or ``0 .. size - 1``.
     """
-    if index.size and (index.min() < -size or index.max() >= size):
-        raise ShapeError(f"{what}: index {int(index.min())}..{int(index.max())} leaves -{size}..{size - 1}")
+    first = -size if negative else 0
+    if index.size and (index.min() < first or index.max() >= size):
+        raise ShapeError(f"{what}: index {int(index.min())}..{int(index.max())} leaves {first}..{size - 1}")
     return np.where(index < 0, index + size, index)
+
+
+# Indices count from the end where they are negative, unless ``attrs["negative"]`` is False.
 
 
 def _gather_infer(types: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
@@ -52,7 +56,7 @@ def _gather_infer(types: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorT
 
 def _gather_ref(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
     x, axis = xs[0], attrs["axis"]
-    return (np.take(x, in_range(xs[1], x.shape[axis], "gather"), axis=axis),)
+    return (np.take(x, in_range(xs[1], x.shape[axis], "gather", attrs.get("negative", True)), axis=axis),)
 
 
 register(
@@ -77,7 +81,7 @@ def _elements_infer(types: Sequence[TensorType], attrs: Attrs) -> Sequence[Tenso
 
 def _gather_elements_ref(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
     x, axis = xs[0], attrs["axis"]
-    index = in_range(xs[1], x.shape[axis], "gather_elements")
+    index = in_range(xs[1], x.shape[axis], "gather_elements", attrs.get("negative", True))
     grid: list[Array] = list(np.indices(index.shape, sparse=True))
     grid[axis] = index
     return (x[tuple(grid)],)
@@ -115,7 +119,7 @@ def _scatter_infer(types: Sequence[TensorType], attrs: Attrs) -> Sequence[Tensor
 
 def _scatter_ref(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
     out, axis = np.array(xs[0]), attrs["axis"]
-    index = in_range(xs[1], out.shape[axis], "scatter_elements")
+    index = in_range(xs[1], out.shape[axis], "scatter_elements", attrs.get("negative", True))
     grid: list[Array] = list(np.indices(index.shape))
     grid[axis] = index
     values = xs[2][tuple(slice(0, d) for d in index.shape)]

@@ -101,6 +101,11 @@ def lookup(name: str, where: str = "") -> OpDef:
         raise UnsupportedError(f"unknown op {name!r}{at}; a plug-in may add it with nnaccel_register_ops") from None
 
 
+def package_of(name: str) -> str:
+    """The package that registered the op called ``name``; "" when there is none."""
+    return _ops[name][1] if name in _ops else ""
+
+
 def all_ops() -> tuple[OpDef, ...]:
     return tuple(op for op, _ in _ops.values())
 

@@ -250,10 +250,16 @@ def _concat_loop(node: Node) -> tuple[Nest]:
     for v in node.inputs:
         pieces.append((offset + v.shape[axis], Load(v, (*axes[:axis], i - offset, *axes[axis + 1 :]))))
         offset = offset + v.shape[axis]
-    body: Scalar = pieces[-1][1]
-    for end, load in reversed(pieces[:-1]):
-        body = Select(Binary("lt", Index(i), Index(end)), load, body)
-    return (Nest(node.output, names, body),)
+    return (Nest(node.output, names, _piece_of(i, pieces)),)
+
+
+def _piece_of(i: Dim, pieces: Sequence[tuple[Dim, Load]]) -> Scalar:
+    """The piece that ``i`` falls into, by halves: compilers' parsers refuse a chain of dozens of nested choices."""
+    if len(pieces) == 1:
+        return pieces[0][1]
+    half = len(pieces) // 2
+    first, rest = _piece_of(i, pieces[:half]), _piece_of(i, pieces[half:])
+    return Select(Binary("lt", Index(i), Index(pieces[half - 1][0])), first, rest)
 
 
 def _concat_vjp(r: Rewriter, n: Node, ins: Sequence[Value], outs: Sequence[Value], gs: Sequence[Value]) -> Sequence[Value | None]:
@@ -279,6 +285,7 @@ register(
         samples=lambda: [
             Sample((_draw(2, 3, 4), _draw(2, 5, 4), _draw(2, 1, 4)), {"axis": 1}),
             Sample((_draw(2, 3), _draw(2, 4)), {"axis": 1}),
+            Sample(tuple(_draw(2, 1 + k % 3) for k in range(40)), {"axis": 1}),
         ],
     )
 )

@@ -8,10 +8,13 @@ from nnaccel_core.ops.registry import lookup, rewriter
 
 
 def parameter_values(graph: Graph) -> set[Value]:
-    """Parameters, constants and everything computed from these alone."""
+    """Parameters, constants and everything computed from these alone.
+
+    Not what has a symbolic shape (a constant expanded to the batch): its size is known at the call only.
+    """
     known: set[Value] = set(graph.params)
     for node in graph.nodes:
-        if all(v in known for v in node.inputs):
+        if all(v in known for v in node.inputs) and all(v.type.is_static for v in node.outputs):
             known.update(node.outputs)
     return known
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from nnaccel_core.errors import UnsupportedError
 from nnaccel_core.ir import Graph, Node, Value
+from nnaccel_core.ir.reach import step_between
 from nnaccel_core.ops.registry import lookup
 from nnaccel_core.select.candidate import Candidate
 
@@ -65,8 +66,8 @@ def why_invalid(c: Candidate, uses: dict[Value, list[Node]], results: set[Value]
     return ""
 
 
-def _order(graph: Graph, groups: dict[int, int]) -> list[int] | None:
-    """Topological order of groups, earliest node first; None on a cycle. ``groups``: id(node) -> group number."""
+def _order(graph: Graph, groups: dict[int, int]) -> list[int]:
+    """Topological order of groups, earliest node first. ``groups``: id(node) -> group number."""
     producer = {v: groups[id(n)] for n in graph.nodes for v in n.outputs}
     first: dict[int, int] = {}
     pending: dict[int, set[int]] = {}
@@ -90,7 +91,40 @@ def _order(graph: Graph, groups: dict[int, int]) -> list[int] | None:
             pending[h].discard(g)
             if not pending[h]:
                 heapq.heappush(ready, (first[h], h))
-    return order if len(order) == len(pending) else None
+    assert len(order) == len(pending), "groups wait for each other"
+    return order
+
+
+def _exchange(
+    c: Candidate,
+    taken: Mapping[int, Candidate],
+    usable: Sequence[Candidate],
+    cost: Mapping[int, float],
+    alone: Callable[[Node], float],
+) -> tuple[list[Candidate], list[Candidate]] | None:
+    """Candidates to give up, and those to choose instead, so that the library's ``c`` takes one layer of a generated group
+    along for no more time; None when that is not so.
+
+    The greedy cover gives an activation to whichever side saves more as a whole, mostly the larger group. In the epilogue of
+    a product it costs nothing; a group with windows computes it again for each window that reads it.
+    """
+    if c.proposer == "core":
+        return None
+    mine = {id(n) for n in c.nodes}
+    holders = list({id(h): h for n in c.nodes if (h := taken.get(id(n))) is not None}.values())
+    across = [h for h in holders if any(id(n) not in mine for n in h.nodes)]
+    if len(across) != 1 or across[0].proposer != "core" or sum(id(n) in mine for n in across[0].nodes) != 1:
+        return None
+    left = {id(n) for n in across[0].nodes} - mine
+    rest = min(
+        (o for o in usable if len(o.nodes) == len(left) and all(id(n) in left for n in o.nodes)),
+        key=lambda o: cost[id(o)],
+        default=None,
+    )
+    if rest is None:
+        return None
+    before = sum(cost[id(h)] for h in holders) + sum(alone(n) for n in c.nodes if id(n) not in taken)
+    return (holders, [c, rest]) if cost[id(c)] + cost[id(rest)] <= before else None
 
 
 def select(
@@ -143,26 +177,54 @@ def select(
                 rejected.append((c, "running its layers one by one is not slower"))
     several.sort(key=lambda t: t[:2])
 
-    groups = {id(n): i for i, n in enumerate(graph.nodes)}
+    positions = {id(n): i for i, n in enumerate(graph.nodes)}
+    groups = dict(positions)
     chosen: dict[int, Candidate] = {}
     taken: dict[int, Candidate] = {}
+    steps: dict[int, tuple[int, int]] = {}
+    reach = graph.reach
     for _, _, c in several:
         clash = next((taken[id(n)] for n in c.nodes if id(n) in taken), None)
         if clash is not None:
             rejected.append((c, f"{clash.reason} at {clash.nodes[0].where()} saves more"))
             continue
-        number = groups[id(c.nodes[0])]
-        trial = dict(groups)
-        trial.update((id(n), number) for n in c.nodes)
-        if _order(graph, trial) is None:
+        step = reach.members(c.nodes), reach.below(c.nodes)
+        if reach.between(c.nodes) or step_between(*step, steps.values()) is not None:
             rejected.append((c, "together with the groups chosen before it would wait for itself"))
             continue
-        groups = trial
+        number = groups[id(c.nodes[0])]
+        groups.update((id(n), number) for n in c.nodes)
+        steps[number] = step
         chosen[number] = c
         taken.update((id(n), c) for n in c.nodes)
 
+    for _, _, c in several:
+        swap = _exchange(c, taken, usable, cost, alone)
+        if swap is None:
+            continue
+        old, new = swap
+        trial = {n: step for n, step in steps.items() if chosen[n] not in old}
+        for wanted in new:
+            step = reach.members(wanted.nodes), reach.below(wanted.nodes)
+            if reach.between(wanted.nodes) or step_between(*step, trial.values()) is not None:
+                break
+            if len(wanted.nodes) > 1:
+                trial[positions[id(wanted.nodes[0])]] = step
+        else:
+            for given in old:
+                rejected.append((given, f"{c.reason} takes one of its layers along for no more time"))
+                del chosen[positions[id(given.nodes[0])]]
+                for n in given.nodes:
+                    del taken[id(n)]
+                    groups[id(n)] = positions[id(n)]
+            for wanted in (w for w in new if len(w.nodes) > 1):
+                number = positions[id(wanted.nodes[0])]
+                groups.update((id(n), number) for n in wanted.nodes)
+                chosen[number] = wanted
+                taken.update((id(n), wanted) for n in wanted.nodes)
+            steps = trial
+
     order = _order(graph, groups)
-    assert order is not None
     by_group: dict[int, list[Node]] = {}
     for n in graph.nodes:
         by_group.setdefault(groups[id(n)], []).append(n)

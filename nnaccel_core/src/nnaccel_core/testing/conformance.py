@@ -19,6 +19,7 @@ from nnaccel_core.api import Backend, Bridge, Captured
 from nnaccel_core.driver.session import Compiled
 from nnaccel_core.ir import Graph, Node, Program, Segment, TensorType, Value, sym
 from nnaccel_core.loopir.grammar import Kernel
+from nnaccel_core.loopir.source import KernelSource
 from nnaccel_core.ops.registry import OpDef, Sample, all_ops, collect_guards, infer
 from nnaccel_core.options import Options
 from nnaccel_core.testing.memory import NumpyBridge
@@ -72,9 +73,9 @@ def compile_graph(
     return Compiled(Captured(program, getters), backend, bridge or NumpyBridge(), options or Options())
 
 
-def kernels_of(cases: Sequence[OpCase], backend: Backend, options: Options | None = None) -> list[Kernel]:
+def kernels_of(cases: Sequence[OpCase], backend: Backend, options: Options | None = None) -> list[Kernel | KernelSource]:
     """The generated kernels that these cases need on ``backend``: to compile them in one go before the checks."""
-    found: dict[int, Kernel] = {}
+    found: dict[int, Kernel | KernelSource] = {}
     for case in cases:
         (segment,) = compile_graph(op_graph(case), backend, options=options).segments.values()
         _, placed = segment.plan({})

@@ -1,11 +1,12 @@
 """A backend that runs generated kernels on the loop IR's interpreter: slow, exact, on any machine.
 
 It proposes no candidates, so it shows what the core alone can run; tests use it where no device is needed, and
-authors of backends can read it as the smallest complete one.
+authors of backends can read it as the smallest complete one. A subclass may propose numpy functions.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,10 +21,14 @@ from nnaccel_core.testing.memory import HostMemory, view_of
 
 
 class InterpreterExecutable(Executable):
-    """Runs a plan's steps one after the other on numpy views."""
+    """Runs a plan's steps one after the other on numpy views.
+
+    The implementation of a library step's candidate is a function of numpy arrays that returns numpy arrays.
+    """
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
+        self._times: tuple[tuple[str, float], ...] = ()
 
     def run(self, inputs: Sequence[int], prepared: Sequence[int], outputs: Sequence[int], threads: int, stream: int) -> Any:
         arena = HostMemory(max(1, self.plan.arena))
@@ -34,7 +39,9 @@ class InterpreterExecutable(Executable):
             "arena": arena.address,
             "constant": [c.ctypes.data for c in self.plan.constants],
         }
+        times: list[tuple[str, float]] | None = [] if self.profiling else None
         for step in self.plan.steps:
+            started = time.perf_counter()
             if isinstance(step, KernelStep):
                 arrays = [view_of(b, spaces) for b in step.buffers]
                 interp.run(step.kernel, arrays, step.dims)
@@ -43,8 +50,16 @@ class InterpreterExecutable(Executable):
                 for ref, array in zip(step.outputs, results, strict=True):
                     view_of(ref, spaces)[...] = array
             else:
-                raise AssertionError(f"{step.origin}: the interpreter proposes no library candidates")
+                results = step.candidate.impl([view_of(b, spaces) for b in step.inputs])
+                for ref, array in zip(step.outputs, results, strict=True):
+                    view_of(ref, spaces)[...] = array
+            if times is not None:
+                times.append((step.origin, time.perf_counter() - started))
+        self._times = tuple(times or ())
         return None
+
+    def profile(self) -> Sequence[tuple[str, float]]:
+        return self._times
 
 
 class InterpreterBackend(Backend):

@@ -56,7 +56,7 @@ def plan_bytes(fast: Any) -> tuple[int, int]:
             for built in segment._built.values():
                 plan = built.placed.plan
                 scratch = max((getattr(s, "scratch", 0) for s in plan.steps), default=0)
-                outputs = sum(int(t.nbytes) for t in plan.outputs)
+                outputs = sum(int(t.nbytes) for t in built.output_types)
                 intermediates = max(intermediates, plan.arena + scratch * session.bridge.threads() + outputs)
     return intermediates, prepared
 

@@ -10,11 +10,39 @@ import torch
 
 from nnaccel_frontend_torch.alias import Ref
 from nnaccel_frontend_torch.importer import Importer
-from nnaccel_frontend_torch.mapping import layers, made, norms, pointwise, shapes
+from nnaccel_frontend_torch.mapping import (
+    activations,
+    einsum,
+    images,
+    indexing,
+    layers,
+    logic,
+    made,
+    norms,
+    pointwise,
+    reductions,
+    shapes,
+)
 from nnaccel_frontend_torch.mapping.args import Handler, is_tensor, tensor
 from nnaccel_frontend_torch.refusal import Refusal, Unmapped
 
-TABLE: dict[str, Handler] = {**pointwise.TABLE, **shapes.TABLE, **made.TABLE, **layers.TABLE, **norms.TABLE}
+TABLE: dict[str, Handler] = {
+    name: handler
+    for part in (
+        pointwise, logic, activations, shapes, indexing, made, layers, images, norms, reductions, einsum,
+    )
+    for name, handler in part.TABLE.items()
+}  # fmt: skip
+
+#: Functions whose name means something else elsewhere.
+EXACT: dict[Any, Handler] = {
+    torch.batch_norm: norms.torch_batch_norm,
+    torch.instance_norm: norms.torch_instance_norm,
+    torch.embedding: indexing.torch_embedding,
+    torch.Tensor.where: logic.method_where,
+}
+#: Methods, given by name, that take their arguments in another order than the function of that name.
+METHODS: dict[str, Handler] = {"where": logic.method_where}
 
 #: In-place calls that change a tensor's own shape or memory, which no value can express.
 _RESHAPING = frozenset(
@@ -65,7 +93,7 @@ def call(b: Importer, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any])
     kwargs.pop("out", None)
     if name == "setitem":
         return shapes.setitem(b, *args)
-    handler = norms.EXACT.get(func) if not isinstance(func, str) else None
+    handler = METHODS.get(name) if isinstance(func, str) else EXACT.get(func)
     handler = handler or TABLE.get(name)
     special = _SPECIAL_INPLACE.get(name) if inplace else None
     try:
@@ -103,7 +131,7 @@ def _self_first(args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[tuple[Any,
 def _callable(func: Any) -> Any:
     if not isinstance(func, str):
         return func
-    method = getattr(torch.Tensor, func, None)
+    method = getattr(torch.Tensor, func, None) or getattr(torch.Tensor, f"__{func}__", None)
     if method is None:
         raise Refusal(f"tensors have no method {func!r}")
     return method

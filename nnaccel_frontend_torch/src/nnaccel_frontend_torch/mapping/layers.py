@@ -10,11 +10,22 @@ import numpy as np
 from nnaccel_core.ir import Value
 from nnaccel_frontend_torch.alias import Ref
 from nnaccel_frontend_torch.importer import Importer
-from nnaccel_frontend_torch.mapping.args import Handler, floating, ints, same_dtype, static, tensor, value_of
+from nnaccel_frontend_torch.mapping.args import (
+    Handler,
+    as_value,
+    expanded,
+    floating,
+    ints,
+    promoted,
+    same_dtype,
+    static,
+    tensor,
+    value_of,
+)
 from nnaccel_frontend_torch.refusal import Refusal, Unmapped
 
 
-def _batched(b: Importer, x: Value, rank: int) -> tuple[Value, bool]:
+def batched(b: Importer, x: Value, rank: int) -> tuple[Value, bool]:
     """``x`` with a leading axis of one image when it has none."""
     if x.type.rank == rank - 1:
         return b.emit("reshape", [x], shape=(1, *x.shape)), True
@@ -23,7 +34,7 @@ def _batched(b: Importer, x: Value, rank: int) -> tuple[Value, bool]:
     return x, False
 
 
-def _unbatched(b: Importer, x: Value, added: bool) -> Ref:
+def unbatched(b: Importer, x: Value, added: bool) -> Ref:
     return b.temp(b.emit("reshape", [x], shape=x.shape[1:]) if added else x)
 
 
@@ -65,12 +76,42 @@ def matmul(b: Importer, input: Any, other: Any) -> Ref:
 
 
 def addmm(b: Importer, input: Any, mat1: Any, mat2: Any, *, beta: float = 1, alpha: float = 1) -> Ref:
-    """``beta * input + alpha * (mat1 @ mat2)``, also batched."""
-    if beta != 1 or alpha != 1:
-        raise Unmapped("addmm with beta or alpha")
+    """``beta * input + alpha * (mat1 @ mat2)``, also batched and with a vector for ``mat2``."""
     values = [value_of(b, mat1), value_of(b, mat2), value_of(b, input)]
     same_dtype("addmm", *values)
-    return b.temp(b.emit("matmul", values, transpose_a=False, transpose_b=False))
+    if beta == 1 and alpha == 1 and values[1].type.rank > 1:
+        return b.temp(b.emit("matmul", values, transpose_a=False, transpose_b=False))
+    out = matmul(b, mat1, mat2).read(b)
+    if alpha != 1:
+        out = b.emit("mul", [out, b.constant(alpha, out.dtype)])
+    if beta == 0:  # what input holds, even NaN, doesn't count
+        return b.temp(out)
+    term = values[2] if beta == 1 else b.emit("mul", [values[2], b.constant(beta, out.dtype)])
+    return b.temp(b.emit("add", [out, term]))
+
+
+def outer(b: Importer, input: Any, vec2: Any) -> Ref:
+    """``outer``, ``ger``: all products of two vectors."""
+    x, y = value_of(b, input), value_of(b, vec2)
+    if x.type.rank != 1 or y.type.rank != 1:
+        raise Unmapped("outer of what are no vectors")
+    dtype = promoted(b, input, vec2)
+    column = b.emit("reshape", [as_value(b, input, dtype)], shape=(x.shape[0], 1))
+    return b.temp(b.emit("mul", [column, as_value(b, vec2, dtype)]))
+
+
+def dot(b: Importer, input: Any, tensor: Any) -> Ref:
+    """``dot``, ``vdot``: of two vectors."""
+    if value_of(b, input).type.rank != 1 or value_of(b, tensor).type.rank != 1:
+        raise Unmapped("dot of what are no vectors")
+    return matmul(b, input, tensor)
+
+
+def inner(b: Importer, input: Any, other: Any) -> Ref:
+    """``inner``: products over the last axis of both."""
+    if value_of(b, input).type.rank < 1 or value_of(b, other).type.rank > 2:
+        raise Unmapped("inner of more than matrices")
+    return matmul(b, input, other) if value_of(b, other).type.rank == 1 else linear(b, input, other)
 
 
 def attention(
@@ -84,13 +125,20 @@ def attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Ref:
-    """``F.scaled_dot_product_attention`` as its two products around a softmax (Vaswani et al., 2017)."""
-    if dropout_p or enable_gqa:
-        raise Unmapped("attention with dropout or grouped queries")
+    """``F.scaled_dot_product_attention`` as its two products around a softmax (Vaswani et al., 2017).
+
+    With ``enable_gqa`` each head of keys and values serves several heads of queries. Rows that a mask hides
+    entirely give zeros, as in torch.
+    """
+    if dropout_p or (is_causal and attn_mask is not None):
+        raise Unmapped("attention with dropout, or with two masks")
     q, k, v = value_of(b, query), value_of(b, key), value_of(b, value)
     same_dtype("attention", q, k, v)
+    if min(q.type.rank, k.type.rank, v.type.rank) < 2:
+        raise Unmapped("attention of vectors")
+    if enable_gqa:
+        k, v = (_shared_heads(b, x, q) for x in (k, v))
     factor = 1.0 / math.sqrt(static(q.shape[-1], "attention")) if scale is None else scale
-    # torch scales both operands by the root, which keeps half-precision products in range.
     scores = b.emit("matmul", [b.emit("mul", [q, b.constant(factor, q.dtype)]), k], transpose_a=False, transpose_b=True)
     if is_causal:
         lower = np.tril(np.ones((static(q.shape[-2], "causal attention"), static(k.shape[-2], "causal attention")), np.bool_))
@@ -101,8 +149,27 @@ def attention(
             scores = b.emit("where", [mask, scores, b.constant(-math.inf, q.dtype)])
         else:
             scores = b.emit("add", [scores, b.cast(mask, q.dtype)])
-    weights = b.emit("softmax", [scores], axis=scores.type.rank - 1)
+    last = scores.type.rank - 1
+    weights = b.emit("softmax", [scores], axis=last)
+    if attn_mask is not None:
+        best = b.emit("reduce_max", [scores], axes=(last,), keepdims=True)
+        hidden = b.emit("eq", [best, b.constant(-math.inf, q.dtype)])
+        weights = b.emit("where", [hidden, b.constant(0.0, q.dtype), weights])
     return b.temp(b.emit("matmul", [weights, v], transpose_a=False, transpose_b=False))
+
+
+def _shared_heads(b: Importer, x: Value, q: Value) -> Value:
+    """Heads of ``x`` repeated until there are as many as in ``q``."""
+    if x.type.rank < 3 or x.type.rank != q.type.rank:
+        raise Unmapped("grouped attention without heads")
+    heads, wanted = static(x.shape[-3], "attention"), static(q.shape[-3], "attention")
+    if heads == wanted:
+        return x
+    if not heads or wanted % heads:
+        raise Unmapped(f"{wanted} heads of queries for {heads} of keys")
+    apart = b.emit("reshape", [x], shape=(*x.shape[:-2], 1, *x.shape[-2:]))
+    spread = expanded(b, apart, (*x.shape[:-2], wanted // heads, *x.shape[-2:]))
+    return b.emit("reshape", [spread], shape=(*x.shape[:-3], wanted, *x.shape[-2:]))
 
 
 # --- convolution and pooling ------------------------------------------------------------------------------------
@@ -122,7 +189,7 @@ def conv(spatial: int) -> Handler:
         groups: int = 1,
     ) -> Ref:
         w = value_of(b, weight)
-        x, added = _batched(b, value_of(b, input), spatial + 2)
+        x, added = batched(b, value_of(b, input), spatial + 2)
         operands = [x, w] if bias is None else [x, w, value_of(b, bias)]
         same_dtype("convolution", *operands)
         steps = ints(dilation, spatial, "dilation")
@@ -135,7 +202,7 @@ def conv(spatial: int) -> Handler:
         else:
             pads = [(p, p) for p in ints(padding, spatial, "padding")]
         out = b.emit("conv", operands, stride=ints(stride, spatial, "stride"), padding=tuple(pads), dilation=steps, groups=groups)
-        return _unbatched(b, out, added)
+        return unbatched(b, out, added)
 
     return run
 
@@ -155,7 +222,7 @@ def max_pool(spatial: int) -> Handler:
     ) -> Ref:
         if return_indices:
             raise Unmapped("max pooling that returns indices")
-        x, added = _batched(b, floating(b, input), spatial + 2)
+        x, added = batched(b, floating(b, input), spatial + 2)
         kernel = ints(kernel_size, spatial, "kernel_size")
         out = b.emit(
             "max_pool",
@@ -166,7 +233,7 @@ def max_pool(spatial: int) -> Handler:
             dilation=ints(dilation, spatial, "dilation"),
             ceil_mode=bool(ceil_mode),
         )
-        return _unbatched(b, out, added)
+        return unbatched(b, out, added)
 
     return run
 
@@ -184,9 +251,9 @@ def avg_pool(spatial: int) -> Handler:
         count_include_pad: bool = True,
         divisor_override: int | None = None,
     ) -> Ref:
-        if divisor_override is not None:
-            raise Unmapped("average pooling with divisor_override")
-        x, added = _batched(b, floating(b, input), spatial + 2)
+        if divisor_override is not None and (ceil_mode or not divisor_override):
+            raise Unmapped("average pooling with divisor_override in ceil mode")
+        x, added = batched(b, floating(b, input), spatial + 2)
         kernel = ints(kernel_size, spatial, "kernel_size")
         out = b.emit(
             "avg_pool",
@@ -195,9 +262,11 @@ def avg_pool(spatial: int) -> Handler:
             stride=ints(stride, spatial, "stride") if stride not in (None, [], ()) else kernel,
             padding=tuple((p, p) for p in ints(padding, spatial, "padding")),
             ceil_mode=bool(ceil_mode),
-            count_include_pad=bool(count_include_pad),
+            count_include_pad=bool(count_include_pad) or divisor_override is not None,
         )
-        return _unbatched(b, out, added)
+        if divisor_override is not None:
+            out = b.emit("mul", [out, b.constant(math.prod(kernel) / divisor_override, out.dtype)])
+        return unbatched(b, out, added)
 
     return run
 
@@ -214,8 +283,8 @@ def adaptive_avg_pool(spatial: int) -> Handler:
     """adaptive_avg_pool1d / 2d / 3d."""
 
     def run(b: Importer, input: Any, output_size: Any) -> Ref:
-        x, added = _batched(b, floating(b, input), spatial + 2)
-        return _unbatched(b, b.emit("adaptive_avg_pool", [x], output_size=_output_size(x, output_size, spatial)), added)
+        x, added = batched(b, floating(b, input), spatial + 2)
+        return unbatched(b, b.emit("adaptive_avg_pool", [x], output_size=_output_size(x, output_size, spatial)), added)
 
     return run
 
@@ -224,7 +293,7 @@ def adaptive_max_pool(spatial: int) -> Handler:
     """adaptive_max_pool1d / 2d / 3d where the windows are equal."""
 
     def run(b: Importer, input: Any, output_size: Any, return_indices: bool = False) -> Ref:
-        x, added = _batched(b, floating(b, input), spatial + 2)
+        x, added = batched(b, floating(b, input), spatial + 2)
         out = _output_size(x, output_size, spatial)
         extents = [static(d, "adaptive pooling") for d in x.shape[2:]]
         if return_indices or any(s == 0 or n % s for n, s in zip(extents, out, strict=True)):
@@ -232,7 +301,7 @@ def adaptive_max_pool(spatial: int) -> Handler:
         kernel = tuple(n // s for n, s in zip(extents, out, strict=True))
         zeros = ((0, 0),) * spatial
         pooled = b.emit("max_pool", [x], kernel=kernel, stride=kernel, padding=zeros, dilation=(1,) * spatial, ceil_mode=False)
-        return _unbatched(b, pooled, added)
+        return unbatched(b, pooled, added)
 
     return run
 
@@ -251,7 +320,13 @@ TABLE: dict[str, Handler] = {
     "bmm": matmul,
     "mv": matmul,
     "addmm": addmm,
+    "addmv": addmm,
     "baddbmm": addmm,
+    "outer": outer,
+    "ger": outer,
+    "dot": dot,
+    "vdot": dot,
+    "inner": inner,
     "scaled_dot_product_attention": attention,
     "conv1d": conv(1),
     "conv2d": conv(2),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 
 from nnaccel_core.ir import Expr
@@ -89,7 +88,7 @@ def full(b: Importer, size: Any, fill_value: Any, *, dtype: Any = None, device: 
     """``torch.full``."""
     if device is not None and torch.device(device).type != "cpu":
         raise Refusal(f"a tensor made on {device}")
-    if is_tensor(fill_value) or isinstance(fill_value, Expr):
+    if is_tensor(fill_value) or isinstance(fill_value, Expr) or kwargs.get("names") is not None:
         raise Unmapped("full with a computed value")
     if dtype is None:
         dtype = {bool: torch.bool, int: torch.int64, float: torch.get_default_dtype()}[type(fill_value)]
@@ -121,13 +120,45 @@ def new_filled(value: Any) -> Handler:
     return run
 
 
-def arange(b: Importer, *args: Any, dtype: Any = None, device: Any = None, **kwargs: Any) -> Ref:
+def arange(
+    b: Importer, start: Any = 0, end: Any = None, step: Any = 1, *, dtype: Any = None, device: Any = None, **kwargs: Any
+) -> Ref:
     """``torch.arange`` of known bounds."""
-    if kwargs.keys() - {"requires_grad", "layout", "pin_memory"} or any(isinstance(a, Expr) for a in args):
-        raise NeedStatic("arange of a symbolic size") if any(isinstance(a, Expr) for a in args) else Unmapped("arange")
-    values = np.arange(*args)
-    dtype = dtype or (torch.int64 if all(isinstance(a, int) for a in args) else torch.get_default_dtype())
-    return b.temp(b.constant(values, TO_IR[dtype]))
+    if end is None:
+        start, end = 0, start
+    if any(isinstance(x, Expr) for x in (start, end, step)):
+        raise NeedStatic("arange of a symbolic size")
+    if any(type(x) not in (int, float) for x in (start, end, step)) or kwargs.keys() - _MEMORY:
+        raise Unmapped("arange of computed bounds")
+    return _known(b, torch.arange(start, end, step, dtype=dtype), device)
+
+
+def linspace(b: Importer, start: Any, end: Any, steps: Any, *, dtype: Any = None, device: Any = None, **kwargs: Any) -> Ref:
+    """``torch.linspace`` of known bounds."""
+    if isinstance(steps, Expr):
+        raise NeedStatic("linspace of a symbolic size")
+    if type(start) not in (int, float) or type(end) not in (int, float) or kwargs.keys() - _MEMORY:
+        raise Unmapped("linspace of computed bounds")
+    return _known(b, torch.linspace(start, end, steps, dtype=dtype), device)
+
+
+def eye(b: Importer, n: Any, m: Any = None, *, dtype: Any = None, device: Any = None, **kwargs: Any) -> Ref:
+    """``torch.eye``."""
+    if isinstance(n, Expr) or isinstance(m, Expr):
+        raise NeedStatic("eye of a symbolic size")
+    return _known(b, torch.eye(n, n if m is None else m, dtype=dtype), device)
+
+
+#: Arguments that say where a new tensor lives, not what it holds.
+_MEMORY = {"requires_grad", "layout", "pin_memory"}
+
+
+def _known(b: Importer, made: torch.Tensor, device: Any) -> Ref:
+    if device is not None and torch.device(device).type != "cpu":
+        raise Refusal(f"a tensor made on {device}")
+    if made.dtype not in TO_IR or made.dtype in (torch.float16, torch.bfloat16):
+        raise Unmapped(f"a tensor of {made.dtype}")
+    return b.temp(b.constant(made.numpy(), TO_IR[made.dtype]))
 
 
 def conversion(dtype: torch.dtype) -> Handler:
@@ -157,4 +188,6 @@ TABLE: dict[str, Handler] = {
     "new_ones": new_filled(1),
     "new_full": new_filled(None),
     "arange": arange,
+    "linspace": linspace,
+    "eye": eye,
 }

@@ -25,6 +25,7 @@ from nnaccel_frontend_torch.mapping.args import (
     static,
     tensor,
 )
+from nnaccel_frontend_torch.mapping.indexing import index_value, pick, tensor_of
 from nnaccel_frontend_torch.refusal import NeedStatic, Refusal, Unmapped
 
 
@@ -164,6 +165,50 @@ def repeat(b: Importer, input: Any, *repeats: Any, **kwargs: Any) -> Ref:
     return b.temp(b.emit("reshape", [value], shape=tuple(d * t for d, t in zip(shape, times, strict=True))))
 
 
+def tile(b: Importer, input: Any, *dims: Any, **kwargs: Any) -> Ref:
+    """``tile``: a repeat whose counts are completed with ones on the left."""
+    times = sizes((kwargs["dims"],) if "dims" in kwargs else dims)
+    return repeat(b, input, *([1] * (len(shape_of(b, input)) - len(times))), *times)
+
+
+def repeat_interleave(b: Importer, input: Any, repeats: Any, dim: Any = None, *, output_size: Any = None) -> Ref:
+    """``repeat_interleave`` by one number: each element several times in a row."""
+    if not isinstance(repeats, int):
+        raise Unmapped("repeat_interleave by a tensor")
+    value = tensor(b, input).read(b)
+    if dim is None or value.type.rank == 0:
+        value, dim = b.emit("reshape", [value], shape=(product(value.shape),)), 0
+    axis = axis_of(dim, value.type.rank)
+    shape = value.shape
+    apart = b.emit("reshape", [value], shape=(*shape[: axis + 1], 1, *shape[axis + 1 :]))
+    spread = expanded(b, apart, (*shape[: axis + 1], repeats, *shape[axis + 1 :]))
+    return b.temp(b.emit("reshape", [spread], shape=(*shape[:axis], shape[axis] * repeats, *shape[axis + 1 :])))
+
+
+def stacked(at_least: int, dim: int) -> Handler:
+    """hstack / vstack: cat of tensors with at least so many axes."""
+
+    def run(b: Importer, tensors: Sequence[Any]) -> Ref:
+        grown = []
+        for t in tensors:
+            shape = list(shape_of(b, t))
+            grown.append(reshaped(b, t, [*([1] * (at_least - len(shape))), *shape], True))
+        return cat(b, grown, 0 if grown and len(shape_of(b, grown[0])) == 1 else dim)
+
+    return run
+
+
+def meshgrid(b: Importer, *tensors: Any, indexing: str = "ij") -> tuple[Ref, ...]:
+    """``meshgrid``: each vector along its own axis of a common grid."""
+    if len(tensors) == 1 and isinstance(tensors[0], (list, tuple)):
+        tensors = tuple(tensors[0])
+    if indexing not in ("ij", None) or any(len(shape_of(b, t)) != 1 for t in tensors):
+        raise Unmapped("meshgrid of what are no vectors, or transposed")
+    extents = [shape_of(b, t)[0] for t in tensors]
+    spread = (reshaped(b, t, [d if k == a else 1 for a, d in enumerate(extents)], True) for k, t in enumerate(tensors))
+    return tuple(expand(b, x, *extents) for x in spread)
+
+
 def detach(b: Importer, input: Any) -> Ref:
     """Another tensor on the same memory."""
     return reshaped(b, input, shape_of(b, input), True)
@@ -208,20 +253,22 @@ def _one(b: Importer, ref: Ref, axis: int, index: int) -> Ref:
 
 
 def getitem(b: Importer, input: Any, index: Any) -> Any:
-    """Indexing with numbers, slices, None and ``...``; on tuples and lists, theirs."""
+    """Indexing with numbers, slices, None, ``...`` and neighboring tensors or lists of positions; on tuples and lists, theirs."""
     if not is_tensor(input):
         return input[index]
     ref = tensor(b, input)
     items = list(index) if isinstance(index, tuple) else [index]
-    if any(is_tensor(i) or isinstance(i, (bool, list, np.ndarray)) for i in items):
-        raise Unmapped("indexing with a tensor or list")
+    if any(isinstance(i, (bool, np.ndarray)) for i in items):
+        raise Unmapped("indexing with a truth value or an array of numpy")
+    items = [_positions(b, i) if is_tensor(i) or isinstance(i, list) else i for i in items]
     used = sum(1 for i in items if i is not None and i is not Ellipsis)
-    if items.count(Ellipsis) == 0:
+    if not any(i is Ellipsis for i in items):
         items.append(Ellipsis)
-    at = items.index(Ellipsis)
+    at = next(k for k, i in enumerate(items) if i is Ellipsis)
     items[at : at + 1] = [slice(None)] * (ref.type.rank - used)
     shape: list[Dim] = []
     axis = 0
+    picks: list[tuple[int, int, Value]] = []
     for item in items:
         if item is None:
             shape.append(1)
@@ -233,10 +280,23 @@ def getitem(b: Importer, input: Any, index: Any) -> Any:
             shape.append(ref.type.shape[axis])
         elif isinstance(item, (int, Expr)):
             ref = _one(b, ref, axis, item)  # type: ignore[arg-type]
+        elif isinstance(item, Value):
+            picks.append((axis, len(shape), item))
+            shape.append(ref.type.shape[axis])
         else:
             raise Unmapped(f"indexing with {type(item).__name__}")
         axis += 1
-    return ref if tuple(shape) == ref.type.shape and ref is not input else reshaped(b, ref, shape, True)
+    plain = ref if tuple(shape) == ref.type.shape and ref is not input else reshaped(b, ref, shape, True)
+    if not picks:
+        return plain
+    first = picks[0][1]
+    if [p[1] for p in picks] != list(range(first, first + len(picks))) or picks[-1][0] - picks[0][0] >= len(picks):
+        raise Unmapped("indexing with tensors that are not side by side")
+    return pick(b, plain, [p[2] for p in picks], first)
+
+
+def _positions(b: Importer, item: Any) -> Value:
+    return index_value(b, tensor_of(b, item) if isinstance(item, list) else item)
 
 
 def _slice(b: Importer, ref: Ref, axis: int, item: slice) -> Ref:
@@ -252,9 +312,19 @@ def _slice(b: Importer, ref: Ref, axis: int, item: slice) -> Ref:
 
 
 def setitem(b: Importer, input: Any, index: Any, value: Any) -> None:
-    """``x[index] = value``."""
-    target = getitem(b, tensor(b, input), index)
-    store(b, target, value)
+    """``x[index] = value``; by a mask only with a single number."""
+    target = tensor(b, input)
+    items = index if isinstance(index, tuple) else (index,)
+    if not any(is_tensor(i) or isinstance(i, list) for i in items):
+        store(b, getitem(b, target, index), value)
+        return
+    mask = tensor(b, index).read(b) if is_tensor(index) else None
+    single = not is_tensor(value) or tensor(b, value).type.rank == 0
+    if mask is None or mask.dtype != "bool" or mask.type.rank > target.type.rank or not single:
+        raise Refusal("writing to positions that a tensor gives")
+    mask = b.emit("reshape", [mask], shape=(*mask.shape, *([1] * (target.type.rank - mask.type.rank))))
+    new = as_value(b, value, TO_TORCH[target.type.dtype]) if is_tensor(value) else b.constant(value, target.type.dtype)
+    store(b, target, b.temp(b.emit("where", [mask, new, target.read(b)])))
 
 
 def store(b: Importer, target: Ref, value: Any) -> Ref:
@@ -317,26 +387,6 @@ def stack(b: Importer, tensors: Sequence[Any], dim: int = 0) -> Ref:
     return cat(b, [unsqueeze(b, t, dim) for t in tensors], axis_of(dim, len(shape_of(b, tensors[0])) + 1))
 
 
-def pad(b: Importer, input: Any, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Ref:
-    """``F.pad`` with constants; negative amounts cut off."""
-    if mode != "constant":
-        raise Unmapped(f"padding mode {mode!r}")
-    ref = tensor(b, input)
-    rank = ref.type.rank
-    pairs = [(0, 0)] * rank
-    for k in range(len(pad) // 2):
-        pairs[rank - 1 - k] = (static(pad[2 * k], "padding"), static(pad[2 * k + 1], "padding"))
-    x: Value = ref.read(b)
-    if any(lo < 0 or hi < 0 for lo, hi in pairs):
-        shape = [d if pairs[a] == (0, 0) else static(d, "padding") for a, d in enumerate(x.shape)]
-        ends = tuple(d + min(hi, 0) if hi < 0 else d for d, (_, hi) in zip(shape, pairs, strict=True))
-        x = b.emit("slice", [x], starts=tuple(max(-lo, 0) for lo, _ in pairs), ends=ends, steps=(1,) * rank)
-        pairs = [(max(lo, 0), max(hi, 0)) for lo, hi in pairs]
-    if any(lo or hi for lo, hi in pairs):
-        x = b.emit("pad", [x], pads=tuple(pairs), mode="constant", value=value or 0.0)
-    return b.temp(x)
-
-
 def size(b: Importer, input: Any, dim: Any = None) -> Any:
     """``size()``."""
     shape = shape_of(b, input)
@@ -344,7 +394,9 @@ def size(b: Importer, input: Any, dim: Any = None) -> Any:
 
 
 def attribute(b: Importer, x: Any, name: str) -> Any:
-    """``getattr`` on a tensor."""
+    """``getattr`` on a tensor, or on a named tuple of them."""
+    if not is_tensor(x):
+        return getattr(x, name)
     if name in ("T", "mT", "H", "mH"):
         return reverse_axes(b, x) if name in ("T", "H") else matrix_transpose(b, x)
     ref = tensor(b, x)
@@ -375,6 +427,11 @@ TABLE: dict[str, Handler] = {
     "broadcast_to": expand,
     "expand_as": expand_as,
     "repeat": repeat,
+    "tile": tile,
+    "repeat_interleave": repeat_interleave,
+    "hstack": stacked(1, 1),
+    "vstack": stacked(2, 0),
+    "meshgrid": meshgrid,
     "detach": detach,
     "alias": detach,
     "narrow": narrow,
@@ -388,7 +445,6 @@ TABLE: dict[str, Handler] = {
     "concat": cat,
     "concatenate": cat,
     "stack": stack,
-    "pad": pad,
     "size": size,
     "dim": lambda b, input: len(shape_of(b, input)),
     "ndimension": lambda b, input: len(shape_of(b, input)),

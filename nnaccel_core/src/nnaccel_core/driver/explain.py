@@ -1,0 +1,300 @@
+"""``nnaccel.explain``: what became of a network, group by group, and what each costs."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from nnaccel_core.api import Executable, Machine
+from nnaccel_core.driver.segment import Built, CompiledSegment
+from nnaccel_core.driver.session import Compiled, Session
+from nnaccel_core.driver.slicing import sliced
+from nnaccel_core.errors import InputError
+from nnaccel_core.hooks import manager
+from nnaccel_core.ir import Env, Foreign, If, Loop, Program, evaluate
+from nnaccel_core.ops.registry import LIMITS, lookup
+from nnaccel_core.select.cover import Selection, Unit
+
+#: Runs whose median is shown.
+RUNS = 5
+#: Candidates that lost, shown for each group.
+SHOWN = 2
+#: What limits a group is what limits the most demanding of its layers.
+_DEMANDING = ("compute", "params", "io", "any", "view")
+assert set(_DEMANDING) == set(LIMITS)
+
+
+@dataclass(frozen=True)
+class GroupReport:
+    """Layers that run as one.
+
+    Attributes:
+        layers: the user's layer paths; ops: operators in order; limit: one of `LIMITS`.
+        chosen: what runs them, and why it was offered; others: candidates that lost, each with the reason.
+        estimated, measured: seconds; None where there is no estimate (host) or the group was not timed.
+        bytes: read and written by the group as a whole; launches: kernels and library calls.
+    """
+
+    layers: tuple[str, ...]
+    ops: tuple[str, ...]
+    limit: str
+    chosen: str
+    others: tuple[str, ...]
+    estimated: float | None
+    measured: float | None
+    bytes: int
+    launches: int
+
+
+@dataclass(frozen=True)
+class SegmentReport:
+    """A compiled part at one binding of its symbols. ``arena``, ``results`` and ``prepared`` are bytes.
+
+    ``slices``: sizes of the slices that the batch runs in, where it runs in several; ``groups`` are then those of the first.
+    """
+
+    name: str
+    sizes: Mapping[str, int]
+    strict: bool
+    groups: tuple[GroupReport, ...]
+    arena: int
+    results: int
+    prepared: int
+    slices: tuple[int, ...] = ()
+
+    @property
+    def estimated(self) -> float:
+        """Seconds of all groups, as estimated."""
+        return sum(g.estimated or 0.0 for g in self.groups)
+
+    @property
+    def measured(self) -> float | None:
+        """Seconds of all groups in the timed runs; None when not timed."""
+        times = [g.measured for g in self.groups]
+        return None if not times or None in times else sum(t for t in times if t is not None)
+
+    @property
+    def bytes(self) -> int:
+        share = sum(self.slices) / self.slices[0] if self.slices else 1
+        return int(share * sum(g.bytes for g in self.groups))
+
+    @property
+    def launches(self) -> int:
+        return sum(g.launches for g in self.groups) * max(1, len(self.slices))
+
+
+@dataclass(frozen=True)
+class ProgramReport:
+    """A captured program. ``foreign`` pairs the layer path of each part left to the framework with the reason.
+
+    ``prepared``: bytes of derived and packed parameters held for all sizes.
+    """
+
+    captured: str
+    segments: tuple[SegmentReport, ...]
+    foreign: tuple[tuple[str, str], ...]
+    prepared: int
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What became of a network; ``print`` it. ``seconds``: median time of a whole call; None when none was made."""
+
+    name: str
+    device: str
+    machine: Machine
+    notes: tuple[str, ...]
+    programs: tuple[ProgramReport, ...]
+    seconds: float | None = None
+
+    def text(self) -> str:
+        """For people, some 130 columns wide."""
+        m = self.machine
+        lines = [f"{self.name} on {self.device} ({m.name}, {m.isa}, {m.cores} cores)", *self.notes]
+        if not self.programs:
+            lines.append("nothing is compiled yet: call the network, or give explain() its inputs")
+        for program in self.programs:
+            lines += ["", f"captured: {program.captured or 'by the frontend'}"]
+            lines += [f"left to the framework: {origin or 'a call'}: {reason}" for origin, reason in program.foreign]
+            for segment in program.segments:
+                lines += _segment_lines(segment)
+            lines.append(f"derived and packed parameters: {_mib(program.prepared)}")
+        if self.programs and any(p.segments for p in self.programs):
+            segments = [s for p in self.programs for s in p.segments]
+            peak = max(s.arena + s.results for s in segments) + sum(p.prepared for p in self.programs)
+            launches, moved = sum(s.launches for s in segments), sum(s.bytes for s in segments)
+            whole = "" if self.seconds is None else f", {_us(self.seconds)} a call as a whole"
+            total = f"in all: {launches} launches, {_mib(moved)} moved, peak memory {_mib(peak)} beside the network's own{whole}"
+            lines += ["", total]
+        return "\n".join(lines)
+
+    def __str__(self) -> str:
+        return self.text()
+
+
+def explain(optimized: Any, *inputs: Any, **keywords: Any) -> Explanation:
+    """How ``optimized``, what `optimize` returned, runs: groups of layers, what runs each and why, times and memory.
+
+    With inputs, the network is called on them (for prediction) some times, and the programs that ran are shown with
+    measured times. Without, all that is compiled so far is shown with estimates.
+
+    Raises:
+        InputError: ``optimized`` is not what `optimize` returned; or whatever the call raises.
+    """
+    frontend = type(manager.frontend_for(optimized))
+    found = frontend.inspect(optimized)
+    if found is None:
+        given = f"{type(optimized).__module__}.{type(optimized).__qualname__}"
+        raise InputError(f"explain() takes what optimize() returned, not a {given}")
+    session, seconds = found.session, None
+    times: dict[int, list[float]] = {}
+    if inputs or keywords:
+        found.call(*inputs, **keywords)
+        found.call(*inputs, **keywords)
+        walls = []
+        for _ in range(RUNS):
+            started = time.perf_counter()
+            found.call(*inputs, **keywords)
+            walls.append(time.perf_counter() - started)
+        seconds = statistics.median(walls)
+        for compiled in session.programs().values():
+            compiled._hot = {}  # then filled with what these calls use
+        times = _profiled(session, lambda: found.call(*inputs, **keywords))
+        again = frontend.inspect(optimized)
+        found = again or found
+    programs = [_program(c, times) for c in session.programs().values()]
+    if times:
+        programs = [p for p in programs if p.segments]
+    machine = session.backend.machine
+    return Explanation(found.name, session.device, machine, found.notes, tuple(programs), seconds)
+
+
+def _executables(session: Session) -> Iterator[Executable]:
+    for compiled in session.programs().values():
+        for segment in compiled.segments.values():
+            for built in _variants(segment):
+                yield built.executable
+
+
+def _variants(segment: CompiledSegment) -> Iterator[Built]:
+    for built in list(segment._built.values()):
+        yield built
+        if built.strict is not None:
+            yield built.strict
+
+
+def _profiled(session: Session, call: Any) -> dict[int, list[float]]:
+    """id(executable) -> median seconds of each step, of those executables that ran and have timers."""
+    runs: dict[int, list[list[float]]] = {}
+    executables = list(_executables(session))
+    for e in executables:
+        e.profiling = True
+    try:
+        for _ in range(RUNS):
+            before = [e.profile() for e in executables]
+            call()
+            for e, old in zip(executables, before, strict=True):
+                now = e.profile()
+                if now is not old and now:
+                    runs.setdefault(id(e), []).append([seconds for _, seconds in now])
+    finally:
+        for e in executables:
+            e.profiling = False
+    return {key: [statistics.median(step) for step in zip(*found, strict=True)] for key, found in runs.items()}
+
+
+def _program(compiled: Compiled, times: Mapping[int, list[float]]) -> ProgramReport:
+    segments = []
+    used = {id(b) for b in compiled._hot.values()}
+    used |= {id(b.strict) for b in compiled._hot.values() if b.strict is not None}
+    for segment in compiled.segments.values():
+        for built in _variants(segment):
+            measured = times.get(id(built.executable))
+            if not times or (measured is not None and id(built) in used):
+                segments.append(_segment(segment, built, measured))
+    foreign = tuple((f.origin, f.reason) for f in _foreign(compiled.captured.program))
+    return ProgramReport(compiled.captured.reason, tuple(segments), foreign, compiled.prepared_bytes())
+
+
+def _foreign(program: Program) -> Iterator[Foreign]:
+    for part in program.parts:
+        if isinstance(part, Foreign):
+            yield part
+        elif isinstance(part, If):
+            yield from _foreign(part.then)
+            yield from _foreign(part.other)
+        elif isinstance(part, Loop):
+            yield from _foreign(part.body)
+
+
+def _segment(segment: CompiledSegment, built: Built, measured: Sequence[float] | None) -> SegmentReport:
+    groups, step = [], 0
+    order = sliced(built.executable)
+    env = built.env if segment.batch is None or not order else {**built.env, segment.batch: order[0]}
+    for unit in built.selection.units:
+        if unit.is_view:
+            continue
+        launches = len(unit.candidate.impl.calls) if unit.candidate and unit.candidate.proposer == "core" else 1
+        seconds = None if measured is None else sum(measured[step : step + launches])
+        groups.append(_group(unit, built.selection, env, seconds, launches))
+        step += launches
+    plan = built.placed.plan
+    assert step == len(plan.steps), f"{segment.source.name}: {step} steps of groups, {len(plan.steps)} in the plan"
+    results = sum(evaluate(t.nbytes, {}) for t in built.output_types)
+    prepared = sum(evaluate(t.nbytes, {}) for t in plan.prepared)
+    strict = any(b.strict is built for b in segment._built.values())
+    return SegmentReport(segment.source.name, dict(built.env), strict, tuple(groups), plan.arena, results, prepared, order)
+
+
+def _group(unit: Unit, selection: Selection, env: Env, seconds: float | None, launches: int) -> GroupReport:
+    c = unit.candidate
+    limits = {lookup(n.op, n.where()).limit_of(n) for n in unit.nodes}
+    moved = {v: evaluate(v.type.concrete(env).nbytes, {}) for v in (*unit.inputs, *unit.outputs)}
+    others = []
+    for lost, why in sorted(selection.rejected, key=lambda pair: pair[0].seconds):
+        if any(n is unit.nodes[0] for n in lost.nodes) and (c is None or lost.reason != c.reason):
+            layers = f"of {len(lost.nodes)} layers " if len(lost.nodes) != len(unit.nodes) else ""
+            others.append(f"{lost.proposer}: {lost.reason} {layers}({_us(lost.seconds)}): {why}")
+    return GroupReport(
+        tuple(dict.fromkeys(n.origin or n.op for n in unit.nodes)),
+        tuple(n.op for n in unit.nodes),
+        next(limit for limit in _DEMANDING if limit in limits),
+        f"{c.proposer}: {c.reason}" if c else "the host: the operator's numpy reference, between compiled steps",
+        tuple(others[:SHOWN]),
+        c.seconds if c else None,
+        seconds,
+        sum(moved.values()),
+        launches,
+    )
+
+
+def _segment_lines(s: SegmentReport) -> list[str]:
+    sizes = ", ".join(f"{k}={v}" for k, v in s.sizes.items())
+    measured = "" if s.measured is None else f", {_us(s.measured)} measured"
+    if s.slices:
+        sizes += f" in slices of {', '.join(map(str, s.slices))} (times and groups of the first)"
+    lines = [
+        f"{s.name}{f' at {sizes}' if sizes else ''}{' (for NaN or infinity)' if s.strict else ''}: {len(s.groups)} groups, "
+        f"{s.launches} launches, {_us(s.estimated)} estimated{measured}, {_mib(s.bytes)} moved; "
+        f"arena {_mib(s.arena)}, results {_mib(s.results)}, parameters {_mib(s.prepared)}",
+        f"  {'estimated':>10} {'measured':>10} {'moved':>10}  {'limit':7}  layers [operators]",
+    ]
+    for g in s.groups:
+        times = [("-" if t is None else _us(t)) for t in (g.estimated, g.measured)]
+        what = f"{', '.join(g.layers)} [{' + '.join(g.ops)}]"
+        lines.append(f"  {times[0]:>10} {times[1]:>10} {_mib(g.bytes):>10}  {g.limit:7}  {what}")
+        more = f", {g.launches} launches" if g.launches > 1 else ""
+        lines.append(f"{'':46}by {g.chosen}{more}")
+        lines += [f"{'':46}not {other}" for other in g.others]
+    return lines
+
+
+def _us(seconds: float) -> str:
+    return f"{seconds * 1e3:.2f} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.1f} us"
+
+
+def _mib(n: int) -> str:
+    return f"{n / 2**20:.2f} MiB" if n >= 1 << 17 else f"{n / 2**10:.1f} KiB"

@@ -1,0 +1,204 @@
+"""Batch slicing: a segment run for some images at a time, so that its activations stay in the cache.
+
+Samples of a batch do not meet in a network in prediction, so a batch can run in slices of any size. Smaller slices keep
+activations in the cache and intermediates small; but each slice reads all weights again. Slices are powers of two, so
+that every batch size is served by a handful of plans: after these exist, a new batch size needs no planning at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from nnaccel_core.api import Executable, Machine
+from nnaccel_core.ir import Env, Graph, Node, TensorType, Value, evaluate, free_symbols, sym
+from nnaccel_core.ir.dims import Dim
+from nnaccel_core.loopir.grammar import Load, Nest, Scalar, children
+from nnaccel_core.ops.registry import lookup
+
+#: A slice's weights may cost this part of its arithmetic; more slices than that pay too much for reading weights.
+WEIGHT_SHARE = 0.02
+#: Fraction of peak that convolutions reach, for the estimate of a slice's time.
+EFFICIENCY = 0.7
+
+
+def batch_symbol(graph: Graph) -> str | None:
+    """The symbol that is the batch: the first dim of every input and output, mixed by no operator.
+
+    None when there is no such symbol, so that the graph must run whole.
+    """
+    names = {_leading_symbol(v) for v in graph.inputs}
+    if len(names) != 1 or None in names:
+        return None
+    (name,) = names
+    if name is None or graph.updates or not graph.outputs or graph.symbols() != {name}:
+        return None
+    if any(_leading_symbol(v) != name or v.type.layout[0] != 0 for v in (*graph.inputs, *graph.outputs)):
+        return None
+    return name if all(_keeps_samples_apart(n, name) for n in graph.nodes) else None
+
+
+def _leading_symbol(v: Value) -> str | None:
+    """The symbol that is the first dim and occurs in no other."""
+    if not v.shape or isinstance(v.shape[0], int) or v.shape[0].op != "sym":
+        return None
+    name = str(v.shape[0].args[0])
+    return None if any(name in free_symbols(d) for d in v.shape[1:]) else name
+
+
+def _carries(v: Value, name: str) -> bool:
+    return any(name in free_symbols(d) for d in v.shape)
+
+
+def _keeps_samples_apart(node: Node, name: str) -> bool:
+    """Whether sample i of the results needs sample i of the operands alone."""
+    given = [v for v in node.inputs if _carries(v, name)]
+    if not given and not any(_carries(v, name) for v in node.outputs):
+        return True
+    if any(_leading_symbol(v) != name for v in (*given, *node.outputs)):
+        return False
+    if node.op == "reshape":
+        return True  # both lead with the batch and row-major order is kept
+    if node.op == "transpose":
+        return bool(node.attrs["perm"][0] == 0)
+    op = lookup(node.op)
+    if op.loop is None:
+        return False
+    batch = sym(name)
+    return all(_nest_keeps_apart(nest, set(given), batch) for nest in op.loop(node))
+
+
+def _nest_keeps_apart(nest: Nest, carried: set[Value], batch: Dim) -> bool:
+    """Whether every read of a batched value uses the output's first axis as its first index, and nowhere else."""
+    first = sym(nest.axes[0]) if nest.axes else None
+    if first is None or nest.out.shape[0] != batch or any(_mentions(extent, batch) for _, extent in nest.reduce):
+        return False
+    for load in _loads(nest.body, nest.final):
+        if load.buffer in carried or load.buffer.shape[:1] == (batch,):
+            if load.index[0] != first or any(_mentions(i, first) for i in load.index[1:]):
+                return False
+        elif any(_mentions(i, first) for i in load.index):
+            return False
+    return not any(_mentions(b.index, first) for b in nest.where)
+
+
+def _mentions(dim: Dim, symbol: Dim) -> bool:
+    return not isinstance(symbol, int) and str(symbol.args[0]) in free_symbols(dim)
+
+
+def _loads(*scalars: Scalar | None) -> list[Load]:
+    found: list[Load] = []
+    todo = [s for s in scalars if s is not None]
+    while todo:
+        s = todo.pop()
+        if isinstance(s, Load):
+            found.append(s)
+        todo += children(s)
+    return found
+
+
+@dataclass(frozen=True)
+class SliceCost:
+    """What decides the slice: bytes of weights, and arithmetic of one sample."""
+
+    weight_bytes: int
+    flops: float
+
+
+def slice_cost(graph: Graph, name: str) -> SliceCost:
+    """Weights and operations of ``graph`` (its parameters are the prepared values)."""
+    env: Env = {name: 1}
+    weights = sum(evaluate(p.type.nbytes, env) for p in graph.params)
+    flops = 0.0
+    for node in graph.nodes:
+        op = lookup(node.op)
+        if op.flops is not None:
+            flops += evaluate(op.flops(node), env)
+    return SliceCost(weights, flops)
+
+
+def largest_slice(cost: SliceCost, machine: Machine, limit: int = 64) -> int:
+    """The smallest power of two whose weights cost at most `WEIGHT_SHARE` of its arithmetic."""
+    per_sample = cost.flops / (machine.flops * EFFICIENCY)
+    reading = cost.weight_bytes / machine.bandwidth
+    size = 1
+    while size < limit and reading > WEIGHT_SHARE * size * per_sample:
+        size *= 2
+    return size
+
+
+def slices(total: int, largest: int) -> Sequence[int]:
+    """``total`` as a sum of powers of two up to ``largest``, largest first: 11 in slices of 4 is 4, 4, 2, 1."""
+    sizes = [largest] * (total // largest)
+    rest = total % largest
+    while rest:
+        largest //= 2
+        if rest >= largest:
+            sizes.append(largest)
+            rest -= largest
+    return sizes
+
+
+@dataclass(frozen=True)
+class Part:
+    """An executable for ``size`` samples; its prepared memory is at ``[begin, end)`` of the whole's."""
+
+    size: int
+    executable: Executable
+    begin: int
+    end: int
+
+
+class SlicedExecutable(Executable):
+    """Runs a batch slice by slice on executables for fewer samples."""
+
+    def __init__(self, parts: Sequence[Part], order: Sequence[int], inputs: Sequence[TensorType], outputs: Sequence[TensorType]):
+        """``order``: the slices' sizes, each that of a part; ``inputs``, ``outputs``: types of the whole batch."""
+        total = sum(order)
+        by_size = {p.size: p for p in parts}
+        self.parts = tuple(parts)
+        in_bytes = [evaluate(t.nbytes, {}) // total for t in inputs]
+        out_bytes = [evaluate(t.nbytes, {}) // total for t in outputs]
+        runs = []
+        at = 0
+        for size in order:
+            runs.append((by_size[size], tuple(at * b for b in in_bytes), tuple(at * b for b in out_bytes)))
+            at += size
+        self._runs = tuple(runs)
+
+    def run(self, inputs: Sequence[int], prepared: Sequence[int], outputs: Sequence[int], threads: int, stream: int) -> Any:
+        for part, in_offsets, out_offsets in self._runs:
+            part.executable.run(
+                [a + o for a, o in zip(inputs, in_offsets, strict=True)],
+                prepared[part.begin : part.end],
+                [a + o for a, o in zip(outputs, out_offsets, strict=True)],
+                threads,
+                stream,
+            )
+        return None
+
+    def exact(self, space: str, addresses: Sequence[int], threads: int) -> bool:
+        if space != "input":
+            return all(p.executable.exact(space, addresses[p.begin : p.end], threads) for p in self.parts)
+        return all(
+            part.executable.exact(space, [a + o for a, o in zip(addresses, offsets, strict=True)], threads)
+            for part, offsets, _ in self._runs
+        )
+
+    @property
+    def profiling(self) -> bool:
+        return self.parts[0].executable.profiling
+
+    @profiling.setter
+    def profiling(self, on: bool) -> None:
+        self.parts[0].executable.profiling = on
+
+    def profile(self) -> Sequence[tuple[str, float]]:
+        """Steps of the last slice of the largest size."""
+        return self.parts[0].executable.profile()
+
+
+def sliced(executable: Executable) -> tuple[int, ...]:
+    """Sizes of the slices that ``executable`` runs a batch in; empty when it runs it whole."""
+    return tuple(part.size for part, _, _ in executable._runs) if isinstance(executable, SlicedExecutable) else ()

@@ -12,7 +12,7 @@ from core.graphs import CONV, Builder, conv_bn_relu_net, random_values
 from nnaccel_core.api import Captured, Signature
 from nnaccel_core.driver.session import Compiled, Session
 from nnaccel_core.errors import GuardError, InputError
-from nnaccel_core.interp import run_graph
+from nnaccel_core.interp import run_graph, run_values
 from nnaccel_core.ir import Foreign, Graph, If, Loop, Program, Segment, Update, channels_last, sym
 from nnaccel_core.options import Options
 from nnaccel_core.testing.interpreter import InterpreterBackend
@@ -241,3 +241,16 @@ def test_parameters_of_a_sliced_batch_are_live():
         params[name] = params[name] * 0.9
     compiled.refresh()
     np.testing.assert_allclose(compiled(inputs)[0], run_graph(graph, inputs, params)[0], rtol=1e-4, atol=1e-5)
+
+
+def test_folded_parameters_are_rounded_once():
+    graph = conv_bn_relu_net(1)
+    inputs, params = random_values(graph)
+    compiled = compile_graph(graph, params)
+    compiled(inputs)
+    (segment,) = compiled.segments.values()
+    exact = run_values(segment.prepare, [], {k: v.astype(np.float64) for k, v in params.items()})
+    derived = [(v, m) for (v, pack), (_, m) in segment._memory.items() if pack is None and hasattr(m, "numpy")]
+    assert derived
+    for v, memory in derived:
+        np.testing.assert_array_equal(memory.numpy(v.type), exact[v].astype(np.float32))

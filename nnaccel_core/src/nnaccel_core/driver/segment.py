@@ -265,7 +265,12 @@ class CompiledSegment:
             return memo[v]
         node = self._producers.get(v)
         if node is None:
-            return self.bridge.numpy(self.parameters[v.name]())
+            array = self.bridge.numpy(self.parameters[v.name]())
+            if array.dtype == np.float32 and array.nbytes <= KEEP_BYTES:
+                # Statistics, scales and biases are folded in float64 and rounded once, at the end; for large weights, whose
+                # product with a float64 scale is rounded once as well, the copy would cost more than it gives.
+                array = memo[v] = array.astype(np.float64)
+            return array
         results = lookup(node.op).ref([self._evaluate(x, memo) for x in node.inputs], node.attrs)
         for out, array in zip(node.outputs, results, strict=True):
             if array.nbytes <= KEEP_BYTES:

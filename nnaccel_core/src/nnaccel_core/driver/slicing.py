@@ -1,8 +1,8 @@
 """Batch slicing: a segment run for some images at a time, so that its activations stay in the cache.
 
 Samples of a batch do not meet in a network in prediction, so a batch can run in slices of any size. Smaller slices keep
-activations in the cache and intermediates small; but each slice reads all weights again. Slices are powers of two, so
-that every batch size is served by a handful of plans: after these exist, a new batch size needs no planning at all.
+activations in the cache and intermediates small; but each slice reads all weights again. The largest slice is fixed for
+a network, so that a handful of plans serves every batch size: once these exist, a new one needs no planning at all.
 """
 
 from __future__ import annotations
@@ -129,15 +129,13 @@ def largest_slice(cost: SliceCost, machine: Machine, limit: int = 64) -> int:
 
 
 def slices(total: int, largest: int) -> Sequence[int]:
-    """``total`` as a sum of powers of two up to ``largest``, largest first: 11 in slices of 4 is 4, 4, 2, 1."""
-    sizes = [largest] * (total // largest)
-    rest = total % largest
-    while rest:
-        largest //= 2
-        if rest >= largest:
-            sizes.append(largest)
-            rest -= largest
-    return sizes
+    """``total`` in as few slices as ``largest`` allows, of sizes that differ by one at most: 11 by 4 is 4, 4, 3.
+
+    Even slices: a small rest would use the machine badly. No more than ``largest`` different sizes ever occur.
+    """
+    count = max(1, -(-total // largest))
+    small, more = divmod(total, count)
+    return [small + 1] * more + [small] * (count - more)
 
 
 @dataclass(frozen=True)

@@ -259,8 +259,12 @@ class CompiledSegment:
         )
         return packed.address, packed
 
+    def derived(self, v: Value, memo: dict[Value, np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
+        """A value of ``prepare`` in its own dtype, as `_prepare` stores it. ``memo`` is shared between calls."""
+        return self._evaluate(v, memo).astype(numpy_dtype(v.dtype), copy=False)
+
     def _evaluate(self, v: Value, memo: dict[Value, np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
-        """The value of a node of ``prepare``, by the operators' references."""
+        """The value of a node of ``prepare``, by the operators' references; small ones in float64."""
         if v in memo:
             return memo[v]
         node = self._producers.get(v)

@@ -179,7 +179,7 @@ def _in_whole(segment: CompiledSegment, built: Built, tensors: Sequence[Any], ou
     device = _unit_results(segment, built, tensors)
     values: dict[Value, Array] = dict(zip(segment.main.inputs, arrays, strict=True))
     memo: dict[Value, Array] = {}
-    values.update((p, segment._evaluate(p, memo)) for p in segment.main.params)
+    values.update((p, segment.derived(p, memo)) for p in segment.main.params)
     for unit in units:
         expected = _references(unit.nodes, values, env)
         for v in unit.outputs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +16,7 @@ from nnaccel_core.api import Backend, Bridge, Executable, Memory, Pass
 from nnaccel_core.cache import DiskCache
 from nnaccel_core.driver import slicing
 from nnaccel_core.driver.quiet import no_collections
-from nnaccel_core.errors import GuardError
+from nnaccel_core.errors import GuardError, UnsupportedError
 from nnaccel_core.hooks import manager
 from nnaccel_core.ir import Env, Graph, Node, TensorType, Value, evaluate, identity, numpy_dtype
 from nnaccel_core.ir.verify import verify
@@ -26,7 +27,7 @@ from nnaccel_core.passes.pipeline import GRAPH_PASSES, run_passes
 from nnaccel_core.passes.prepare import split_prepare
 from nnaccel_core.place import Placed, PreparedKey, place
 from nnaccel_core.plan import BufferRef, LibraryStep, Plan
-from nnaccel_core.select.candidate import Pack
+from nnaccel_core.select.candidate import Candidate, Pack
 from nnaccel_core.select.cover import Selection, select
 
 #: Results of ``prepare`` nodes up to this many bytes are kept while the others are computed.
@@ -87,6 +88,7 @@ class CompiledSegment:
         debug.dump("graph", f"{graph.name}.prepare", lambda: str(self.prepare))
         debug.log(debug.TIMES, f"{graph.name}: graph passes took {time.perf_counter() - started:.3f} s")
         self._producers = self.prepare.producers()
+        self._covers: dict[Options, frozenset[tuple[str, frozenset[int]]]] = {}
         # Guards were checked for the whole batch, not for a slice of it.
         self.batch = None if graph.guards else slicing.batch_symbol(self.main)
         self.slice = 1
@@ -158,9 +160,24 @@ class CompiledSegment:
         candidates = list(dfp.propose(self.main, env, self.backend.machine, options, printer, self._cache))
         if options.libraries:
             candidates += self.backend.candidates(self.main, env, options)
-        selection = select(self.main, candidates)
+        selection = self._select(candidates, options)
         debug.dump("select", self.source.name, lambda: format_selection(selection))
         return selection, place(self.main, selection, env)
+
+    def _select(self, candidates: Sequence[Candidate], options: Options) -> Selection:
+        """The first size decides which layers run together; later sizes keep that, so that they need no new kernels.
+
+        Where a chosen candidate is not offered at a size, that size is selected afresh.
+        """
+        known = self._covers.get(options)
+        if known is not None:
+            kept = [c for c in candidates if (c.proposer, frozenset(map(id, c.nodes))) in known]
+            with contextlib.suppress(UnsupportedError):
+                return select(self.main, kept)
+        selection = select(self.main, candidates)
+        chosen = [u.candidate for u in selection.units if u.candidate is not None]
+        self._covers.setdefault(options, frozenset((c.proposer, frozenset(map(id, c.nodes))) for c in chosen))
+        return selection
 
     def _build(self, env: Env, options: Options) -> Built:
         total = env[self.batch] if self.batch is not None else 0

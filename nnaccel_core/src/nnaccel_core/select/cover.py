@@ -127,12 +127,8 @@ def _exchange(
     return (holders, [c, rest]) if cost[id(c)] + cost[id(rest)] <= before else None
 
 
-def select(
-    graph: Graph, candidates: Sequence[Candidate], reorder_seconds: Callable[[Candidate], float] = lambda c: 0.0
-) -> Selection:
+def select(graph: Graph, candidates: Sequence[Candidate]) -> Selection:
     """Cover ``graph`` with ``candidates``: greedily by saved time over running the same nodes one by one.
-
-    ``reorder_seconds`` is what a candidate costs beyond its own time (layout copies it asks for).
 
     Raises:
         UnsupportedError: a node that no candidate, host reference or view covers.
@@ -141,7 +137,7 @@ def select(
     rejected: list[tuple[Candidate, str]] = []
     single: dict[int, Candidate] = {}
     several: list[tuple[float, int, Candidate]] = []
-    cost = {id(c): c.seconds + reorder_seconds(c) for c in candidates}
+    cost = {id(c): c.seconds for c in candidates}
     present = set(map(id, graph.nodes))
     usable: list[Candidate] = []
     for c in candidates:

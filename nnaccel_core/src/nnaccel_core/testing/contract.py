@@ -225,6 +225,25 @@ def parameters_change_between_calls(backend: Backend) -> None:
     _same(compiled(inputs), run_graph(graph, inputs, params), "new parameters")
 
 
+def _in_threads(count: int, body: Callable[[int], None]) -> None:
+    """Run ``body(i)`` in ``count`` threads at once and raise the first error of any."""
+    failed: list[BaseException] = []
+
+    def run(i: int) -> None:
+        try:
+            body(i)
+        except BaseException as e:
+            failed.append(e)
+
+    threads = [threading.Thread(target=run, args=(i,)) for i in range(count)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    if failed:
+        raise failed[0]
+
+
 @_check
 def several_threads_at_once(backend: Backend) -> None:
     """One executable runs in four threads at once, each with its own inputs."""
@@ -232,24 +251,14 @@ def several_threads_at_once(backend: Backend) -> None:
     work = [_numbers(graph, 2, seed=i)[0] for i in range(4)]
     want = [run_graph(graph, inputs, params) for inputs in work]
     compiled(work[0])
-    failed: list[BaseException] = []
     start = threading.Barrier(4)
 
     def run(i: int) -> None:
-        try:
-            start.wait()
-            for _ in range(5):
-                _same(compiled(work[i]), want[i], f"thread {i}")
-        except BaseException as e:
-            failed.append(e)
+        start.wait()
+        for _ in range(5):
+            _same(compiled(work[i]), want[i], f"thread {i}")
 
-    threads = [threading.Thread(target=run, args=(i,)) for i in range(4)]
-    for t in threads:
-        t.start()
-    for t in threads:
-        t.join()
-    if failed:
-        raise failed[0]
+    _in_threads(4, run)
 
 
 @_check
@@ -258,21 +267,7 @@ def compiled_by_several_threads_at_once(backend: Backend) -> None:
     graph = _network()
     inputs, params = _numbers(graph, 2)
     want = run_graph(graph, inputs, params)
-    failed: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            _same(compile_graph(graph, backend, params)(inputs), want, "a network of this thread's own")
-        except BaseException as e:
-            failed.append(e)
-
-    threads = [threading.Thread(target=run) for _ in range(3)]
-    for t in threads:
-        t.start()
-    for t in threads:
-        t.join()
-    if failed:
-        raise failed[0]
+    _in_threads(3, lambda i: _same(compile_graph(graph, backend, params)(inputs), want, f"the network of thread {i}"))
 
 
 @_check

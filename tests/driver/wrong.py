@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from nnaccel_core.interp import bind_attrs
-from nnaccel_core.ir import Env, Graph
+from nnaccel_core.ir import Env, Graph, Node
 from nnaccel_core.ops.registry import lookup
 from nnaccel_core.options import Options
 from nnaccel_core.select.candidate import Candidate
@@ -20,7 +20,9 @@ class WrongBackend(InterpreterBackend):
     layer = ""
     error = 0.01
 
-    def candidates(self, graph: Graph, env: Env, options: Options) -> Sequence[Candidate]:
+    def candidates(
+        self, graph: Graph, env: Env, options: Options, only: Collection[frozenset[Node]] | None = None
+    ) -> Sequence[Candidate]:
         found = []
         for node in graph.nodes:
             if node.op == self.op and self.layer in node.origin:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from nnaccel_backend_x86 import native, probe
+from nnaccel_backend_x86.builtin import BuiltinCall, is_pack_key, pack_call
 from nnaccel_backend_x86.candidates import Proposer
 from nnaccel_backend_x86.executable import X86Executable
 from nnaccel_backend_x86.memory import X86Memory
@@ -59,7 +60,9 @@ class X86Backend(Backend):
     def printer(self) -> Printer:
         return self.compiler.printer()
 
-    def candidates(self, graph: Graph, env: Env, options: Options) -> Sequence[Candidate]:
+    def candidates(
+        self, graph: Graph, env: Env, options: Options, only: Collection[frozenset[Node]] | None = None
+    ) -> Sequence[Candidate]:
         """oneDNN convolutions and products with their epilogues, and layout copies; never its reference code.
 
         With ``numerics="fast"`` a ReLU or clip inside an epilogue turns NaN into its bound, as oneDNN does; `X86Executable.exact`
@@ -70,16 +73,19 @@ class X86Backend(Backend):
         """
         if not options.libraries:
             return ()
-        return Proposer(graph, env, self.machine, options.numerics == "strict").propose()
+        return Proposer(graph, env, self.machine, options.numerics == "strict").propose(only)
 
     def pack_candidate(self, node: Node) -> Candidate:
-        """The reorder that runs ``node``, an op ``pack`` with a `Pack.key` of this backend.
+        """The reorder or kernel that runs ``node``, an op ``pack`` with a `Pack.key` of this backend.
 
         Raises:
             ToolchainError: the key is unknown to this version.
         """
-        primitive = pack_primitive(node, self.machine.cores)
-        call = PrimitiveCall(primitive, (SRC,), (DST,))
+        call: PrimitiveCall | BuiltinCall
+        if is_pack_key(str(node.attrs["key"])):
+            call = pack_call(node)
+        else:
+            call = PrimitiveCall(pack_primitive(node, self.machine.cores), (SRC,), (DST,))
         return Candidate((node,), node.inputs, node.outputs, 0.0, f"pack {node.attrs['key']}", call, self.name)
 
     def build(self, plan: Plan, options: Options) -> X86Executable:

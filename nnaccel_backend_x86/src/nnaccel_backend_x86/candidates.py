@@ -10,7 +10,7 @@ slices of the batch that accept it, at worst image by image. Measured at batch 1
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -83,6 +83,7 @@ class Proposer:
     def __init__(self, graph: Graph, env: Env, machine: Machine, strict: bool) -> None:
         self.graph = graph
         self.env = env
+        self.statics: dict[Value, TensorType] = {}
         self.machine = machine
         self.strict = strict
         self.uses = graph.uses()
@@ -94,10 +95,13 @@ class Proposer:
                 self.constant.update(node.outputs)
 
     def static(self, v: Value) -> TensorType:
-        return v.type.concrete(self.env)
+        found = self.statics.get(v)
+        if found is None:
+            found = self.statics[v] = v.type.concrete(self.env)
+        return found
 
-    def propose(self) -> list[Candidate]:
-        """All usable candidates."""
+    def propose(self, only: Collection[frozenset[Node]] | None = None) -> list[Candidate]:
+        """All usable candidates; with ``only``, those for one of these sets of nodes."""
         drafts: list[Draft] = []
         for node in self.graph.nodes:
             if not all(self._fits(v) for v in (*node.inputs, *node.outputs)):
@@ -108,7 +112,7 @@ class Proposer:
                 drafts += self._matmul(node)
             elif node.op == "reorder":
                 drafts += self._reorder(node)
-        return settle(drafts)
+        return settle([d for d in drafts if only is None or frozenset(d.nodes) in only])
 
     def _chains(self, node: Node, view: Callable[[TensorType], Md | None]) -> list[Epilogue]:
         return chains(node, self.uses, self.results, self.env, view, self.strict)

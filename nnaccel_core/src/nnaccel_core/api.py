@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -204,8 +204,14 @@ class Backend(abc.ABC):
         self.machine = machine
         self.device = device
 
-    def candidates(self, graph: Graph, env: Env, options: Options) -> Sequence[Candidate]:
-        """Library implementations for sets of nodes of ``graph`` at the sizes in ``env``."""
+    def candidates(
+        self, graph: Graph, env: Env, options: Options, only: Collection[frozenset[Node]] | None = None
+    ) -> Sequence[Candidate]:
+        """Library implementations for sets of nodes of ``graph`` at the sizes in ``env``.
+
+        ``only``: the sets that an earlier size chose; others are not looked at, so a backend may skip them. A new size is
+        ready the sooner for it.
+        """
         return ()
 
     def pack_candidate(self, node: Node) -> Candidate:

@@ -75,6 +75,7 @@ class _Placer:
         self.graph = graph
         self.units = selection.units
         self.env = env
+        self.statics: dict[Value, TensorType] = {}
         self.prepared: dict[PreparedKey, int] = {}
         self.prepared_list: list[tuple[Value, Pack | None]] = []
         self.constants: list[np.ndarray[Any, Any]] = []
@@ -89,7 +90,10 @@ class _Placer:
         return self.roots.get(v, v)
 
     def static(self, v: Value) -> TensorType:
-        return v.type.concrete(self.env)
+        found = self.statics.get(v)
+        if found is None:
+            found = self.statics[v] = v.type.concrete(self.env)
+        return found
 
     def prepared_ref(self, v: Value, pack: Pack | None) -> BufferRef:
         key: PreparedKey = (v, pack.key if pack else None)

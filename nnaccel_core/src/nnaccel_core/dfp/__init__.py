@@ -7,6 +7,7 @@ and cost), around which `merge` finds the groups.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from nnaccel_core import debug
@@ -27,7 +28,13 @@ __all__ = ["Generated", "Group", "KernelCall", "Reason", "generalize", "pattern"
 
 
 def propose(
-    graph: Graph, env: Env, machine: Machine, options: Options, printer_name: str, cache: DiskCache | None = None
+    graph: Graph,
+    env: Env,
+    machine: Machine,
+    options: Options,
+    printer_name: str,
+    cache: DiskCache | None = None,
+    only: Collection[frozenset[Node]] | None = None,
 ) -> list[Candidate]:
     """The core's own candidates for ``graph`` at the sizes in ``env``.
 
@@ -38,6 +45,7 @@ def propose(
     Args:
         printer_name: the printer that will print the kernels, for the log.
         cache: where what is known of each kernel's structure is kept between processes; None keeps nothing.
+        only: the sets of nodes to propose for, instead of looking for groups.
     """
     structures = Structures(cache, graph, machine) if cache is not None else None
     ctx = Context(graph, env, machine, structures)
@@ -50,6 +58,10 @@ def propose(
         else:
             found.append(candidate(planned, group))
 
+    for wanted in only or ():
+        offer(ctx.ordered(wanted), "dfp" if len(wanted) > 1 else "layer")
+    if only is not None:
+        return found
     for node in graph.nodes:
         if registry.lookup(node.op, node.where()).loop is not None:
             offer((node,), "layer")

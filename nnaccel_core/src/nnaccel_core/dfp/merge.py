@@ -81,6 +81,10 @@ class Context:
             if v in self.results or any(u not in inside for u in self.uses.get(v, ())) or not self.uses.get(v)
         )
 
+    def ordered(self, nodes: Iterable[Node]) -> tuple[Node, ...]:
+        """``nodes`` in graph order."""
+        return tuple(sorted(nodes, key=self.order.__getitem__))
+
     def planned(self, nodes: Iterable[Node]) -> Sized | Reason:
         """How a set of nodes runs as one kernel, remembered."""
         members = sorted(self.order[n] for n in nodes)

@@ -34,6 +34,10 @@ from nnaccel_core.select.cover import Selection, select
 KEEP_BYTES = 1 << 16
 
 
+#: The groups of a selection: whether the core generates the kernel, and the layers.
+Cover = frozenset[tuple[bool, frozenset[Node]]]
+
+
 @dataclass(frozen=True)
 class Prepared:
     """Addresses of a plan's prepared memory, and what keeps it alive. ``exact``: see `Executable.exact`."""
@@ -88,7 +92,7 @@ class CompiledSegment:
         debug.dump("graph", f"{graph.name}.prepare", lambda: str(self.prepare))
         debug.log(debug.TIMES, f"{graph.name}: graph passes took {time.perf_counter() - started:.3f} s")
         self._producers = self.prepare.producers()
-        self._covers: dict[Options, frozenset[tuple[str, frozenset[int]]]] = {}
+        self._covers: dict[Options, Cover] = {}
         # Guards were checked for the whole batch, not for a slice of it.
         self.batch = None if graph.guards else slicing.batch_symbol(self.main)
         self.slice = 1
@@ -156,28 +160,32 @@ class CompiledSegment:
                     f"{self.source.name}: captured under the assumption {a} == {b}, which does not hold for {dict(env)}"
                 )
         options = options or self.options
-        printer = self.backend.printer().name if debug.enabled(debug.NESTS) else ""
-        candidates = list(dfp.propose(self.main, env, self.backend.machine, options, printer, self._cache))
-        if options.libraries:
-            candidates += self.backend.candidates(self.main, env, options)
-        selection = self._select(candidates, options)
+        known = self._covers.get(options)
+        selection = self._select_again(env, options, known) if known is not None else None
+        if selection is None:
+            selection = select(self.main, self._candidates(env, options, None))
+            chosen = [u.candidate for u in selection.units if u.candidate is not None]
+            self._covers.setdefault(options, frozenset((c.proposer == "core", frozenset(c.nodes)) for c in chosen))
         debug.dump("select", self.source.name, lambda: format_selection(selection))
         return selection, place(self.main, selection, env)
 
-    def _select(self, candidates: Sequence[Candidate], options: Options) -> Selection:
-        """The first size decides which layers run together; later sizes keep that, so that they need no new kernels.
+    def _candidates(self, env: Env, options: Options, cover: Cover | None) -> list[Candidate]:
+        """All candidates, or those for the groups of ``cover``."""
+        printer = self.backend.printer().name if debug.enabled(debug.NESTS) else ""
+        ours = None if cover is None else [nodes for core, nodes in cover if core]
+        found = list(dfp.propose(self.main, env, self.backend.machine, options, printer, self._cache, ours))
+        if options.libraries:
+            theirs = None if cover is None else {nodes for core, nodes in cover if not core}
+            offered = self.backend.candidates(self.main, env, options, theirs)
+            found += [c for c in offered if theirs is None or frozenset(c.nodes) in theirs]
+        return found
 
-        Where a chosen candidate is not offered at a size, that size is selected afresh.
-        """
-        known = self._covers.get(options)
-        if known is not None:
-            kept = [c for c in candidates if (c.proposer, frozenset(map(id, c.nodes))) in known]
-            with contextlib.suppress(UnsupportedError):
-                return select(self.main, kept)
-        selection = select(self.main, candidates)
-        chosen = [u.candidate for u in selection.units if u.candidate is not None]
-        self._covers.setdefault(options, frozenset((c.proposer, frozenset(map(id, c.nodes))) for c in chosen))
-        return selection
+    def _select_again(self, env: Env, options: Options, cover: Cover) -> Selection | None:
+        """The first size decides which layers run together; later sizes keep that, so that they need no new kernels and are
+        planned in a fraction of the time. None where a chosen group is not offered at this size."""
+        with contextlib.suppress(UnsupportedError):
+            return select(self.main, self._candidates(env, options, cover))
+        return None
 
     def _build(self, env: Env, options: Options) -> Built:
         total = env[self.batch] if self.batch is not None else 0

@@ -9,6 +9,7 @@ import pytest
 
 from core.graphs import CONV, Builder, random_values
 from driver.wrong import WrongBackend
+from nnaccel_core.driver.covers import digest
 from nnaccel_core.interp import run_graph
 from nnaccel_core.ir import Graph, Node, sym
 from nnaccel_core.options import Options
@@ -28,6 +29,9 @@ class Watched(WrongBackend):
     error = 0.0
     most = 100
 
+    def choices_key(self) -> str:
+        return f"up to {self.most}"
+
     def candidates(self, graph: Graph, env: Any, options: Options, only: Collection[frozenset[Node]] | None = None) -> Any:
         self.asked.append(only)
         return super().candidates(graph, env, options, only) if env["n"] <= self.most else ()
@@ -41,7 +45,8 @@ def run(backend: Any, compiled: Any, graph: Graph, n: int) -> None:
 
 
 @pytest.fixture
-def watched() -> Any:
+def watched(tmp_path, monkeypatch) -> Any:
+    monkeypatch.setenv("NNACCEL_CACHE_DIR", str(tmp_path))
     graph = net()
     _, params = random_values(graph, env={"n": 1})
     machine = Watched.probe()
@@ -77,3 +82,65 @@ def test_a_size_that_a_chosen_group_is_not_offered_at_is_selected_afresh(watched
     run(backend, compiled, graph, 4)
     assert [only is None for only in backend.asked] == [True, False, True]
     assert groups(compiled, 4) != groups(compiled, 1)
+
+
+def test_another_process_begins_with_what_was_chosen_before(watched, monkeypatch):
+    graph, backend, compiled = watched
+    run(backend, compiled, graph, 2)
+    again = compile_graph(net(), backend, compiled.testing_params, Options(slicing=False))
+    again.testing_params = compiled.testing_params  # type: ignore[attr-defined]
+    backend.asked.clear()
+    from nnaccel_core import dfp
+
+    with monkeypatch.context() as patch:
+        patch.setattr(dfp, "merge", lambda ctx: pytest.fail("looked for groups again"))
+        run(backend, again, graph, 2)
+    assert [only is None for only in backend.asked] == [False]
+    assert groups(again, 2) == groups(compiled, 2)
+    # Another network, other sizes or options ask anew.
+    for other, options, n in (
+        (again, Options(slicing=False, dfp=False), 2),
+        (compile_graph(net(), backend, compiled.testing_params, Options(slicing=False)), None, 5),
+    ):
+        if options is not None:
+            other = compile_graph(net(), backend, compiled.testing_params, options)
+        backend.asked.clear()
+        other(random_values(graph, env={"n": n})[0])
+        assert backend.asked == [None]
+
+
+def test_a_damaged_record_is_decided_anew(watched, monkeypatch):
+    graph, backend, compiled = watched
+    from nnaccel_core.cache import DiskCache
+
+    (segment,) = compiled.segments.values()
+    get = DiskCache.get
+    for bad in (b"{", b"[[true, [999]]]", b"[1]", b"null"):
+        path = DiskCache().put("other", "0" * 64, bad)
+        monkeypatch.setattr(DiskCache, "get", lambda self, kind, key, path=path: path if kind == "covers" else get(self, kind, key))
+        again = compile_graph(net(), backend, compiled.testing_params, Options(slicing=False))
+        again.testing_params = compiled.testing_params  # type: ignore[attr-defined]
+        backend.asked.clear()
+        run(backend, again, graph, 2)
+        assert backend.asked == [None]
+
+
+def test_explain_still_knows_what_lost(watched):
+    graph, backend, compiled = watched
+    run(backend, compiled, graph, 2)
+    (segment,) = compiled.segments.values()
+    again = compile_graph(net(), backend, compiled.testing_params, Options(slicing=False))
+    (later,) = again.segments.values()
+    assert {why for _, why in later.weigh({"n": 2}).rejected} == {why for _, why in segment.weigh({"n": 2}).rejected} != set()
+
+
+def test_digests_tell_graphs_apart():
+    def graph(name: str = "x", batch: Any = 2, first: str = "tanh", swap: bool = False) -> Graph:
+        b = Builder()
+        x, y = b.input(batch, 3), b.input(batch, 3)
+        a, c = (y, x) if swap else (x, y)
+        return b.done(b("sub", b(first, a), c))
+
+    same = digest(graph())
+    assert same == digest(graph())
+    assert len({same, digest(graph(batch=3)), digest(graph(first="exp")), digest(graph(swap=True))}) == 4

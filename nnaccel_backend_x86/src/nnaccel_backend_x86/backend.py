@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
@@ -74,6 +75,10 @@ class X86Backend(Backend):
         if not options.libraries:
             return ()
         return Proposer(graph, env, self.machine, options.numerics == "strict").propose(only)
+
+    def choices_key(self) -> str:
+        stat = os.stat(native.library()._name)
+        return f"oneDNN {native.onednn_version()}, runtime {stat.st_size} {stat.st_mtime_ns}"
 
     def pack_candidate(self, node: Node) -> Candidate:
         """The reorder or kernel that runs ``node``, an op ``pack`` with a `Pack.key` of this backend.

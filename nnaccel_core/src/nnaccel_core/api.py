@@ -214,6 +214,13 @@ class Backend(abc.ABC):
         """
         return ()
 
+    def choices_key(self) -> str:
+        """What decides, beside the package's files and the machine, which candidates are offered and what they cost: versions
+        of libraries, settings. A later process with the same key repeats what was chosen without weighing it again. "" (the
+        default) has every process choose for itself.
+        """
+        return ""
+
     def pack_candidate(self, node: Node) -> Candidate:
         """How to run op ``pack`` for a `Pack` that this backend asked for.
 

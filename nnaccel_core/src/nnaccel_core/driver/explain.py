@@ -234,12 +234,13 @@ def _segment(segment: CompiledSegment, built: Built, measured: Sequence[float] |
     groups, step = [], 0
     order = sliced(built.executable)
     env = built.env if segment.batch is None or not order else {**built.env, segment.batch: order[0]}
+    weighed = segment.weigh(env)
     for unit in built.selection.units:
         if unit.is_view:
             continue
         launches = len(unit.candidate.impl.calls) if unit.candidate and unit.candidate.proposer == "core" else 1
         seconds = None if measured is None else sum(measured[step : step + launches])
-        groups.append(_group(unit, built.selection, env, seconds, launches))
+        groups.append(_group(unit, weighed, env, seconds, launches))
         step += launches
     plan = built.placed.plan
     assert step == len(plan.steps), f"{segment.source.name}: {step} steps of groups, {len(plan.steps)} in the plan"
@@ -249,12 +250,12 @@ def _segment(segment: CompiledSegment, built: Built, measured: Sequence[float] |
     return SegmentReport(segment.source.name, dict(built.env), strict, tuple(groups), plan.arena, results, prepared, order)
 
 
-def _group(unit: Unit, selection: Selection, env: Env, seconds: float | None, launches: int) -> GroupReport:
+def _group(unit: Unit, weighed: Selection, env: Env, seconds: float | None, launches: int) -> GroupReport:
     c = unit.candidate
     limits = {lookup(n.op, n.where()).limit_of(n) for n in unit.nodes}
     moved = {v: evaluate(v.type.concrete(env).nbytes, {}) for v in (*unit.inputs, *unit.outputs)}
     others = []
-    for lost, why in sorted(selection.rejected, key=lambda pair: pair[0].seconds):
+    for lost, why in sorted(weighed.rejected, key=lambda pair: pair[0].seconds):
         if any(n is unit.nodes[0] for n in lost.nodes) and (c is None or lost.reason != c.reason):
             layers = f"of {len(lost.nodes)} layers " if len(lost.nodes) != len(unit.nodes) else ""
             others.append(f"{lost.proposer}: {lost.reason} {layers}({_us(lost.seconds)}): {why}")

@@ -15,6 +15,7 @@ from nnaccel_core import debug, dfp
 from nnaccel_core.api import Backend, Bridge, Executable, Memory, Pass
 from nnaccel_core.cache import DiskCache
 from nnaccel_core.driver import slicing
+from nnaccel_core.driver.covers import Cover, Covers, cover_of
 from nnaccel_core.driver.quiet import no_collections
 from nnaccel_core.errors import GuardError, UnsupportedError
 from nnaccel_core.hooks import manager
@@ -32,10 +33,6 @@ from nnaccel_core.select.cover import Selection, select
 
 #: Results of ``prepare`` nodes up to this many bytes are kept while the others are computed.
 KEEP_BYTES = 1 << 16
-
-
-#: The groups of a selection: whether the core generates the kernel, and the layers.
-Cover = frozenset[tuple[bool, frozenset[Node]]]
 
 
 @dataclass(frozen=True)
@@ -92,7 +89,6 @@ class CompiledSegment:
         debug.dump("graph", f"{graph.name}.prepare", lambda: str(self.prepare))
         debug.log(debug.TIMES, f"{graph.name}: graph passes took {time.perf_counter() - started:.3f} s")
         self._producers = self.prepare.producers()
-        self._covers: dict[Options, Cover] = {}
         # Guards were checked for the whole batch, not for a slice of it.
         self.batch = None if graph.guards else slicing.batch_symbol(self.main)
         self.slice = 1
@@ -103,6 +99,7 @@ class CompiledSegment:
         self._memory: dict[PreparedKey, tuple[int, Any]] = {}
         self._generation = 0
         self._cache = DiskCache()
+        self._covers = Covers(self._cache, self.main, backend)
         self._lock = threading.RLock()
 
     @staticmethod
@@ -160,14 +157,17 @@ class CompiledSegment:
                     f"{self.source.name}: captured under the assumption {a} == {b}, which does not hold for {dict(env)}"
                 )
         options = options or self.options
-        known = self._covers.get(options)
+        known = self._covers.get(options, env)
         selection = self._select_again(env, options, known) if known is not None else None
         if selection is None:
             selection = select(self.main, self._candidates(env, options, None))
-            chosen = [u.candidate for u in selection.units if u.candidate is not None]
-            self._covers.setdefault(options, frozenset((c.proposer == "core", frozenset(c.nodes)) for c in chosen))
+            self._covers.add(options, env, cover_of(selection))
         debug.dump("select", self.source.name, lambda: format_selection(selection))
         return selection, place(self.main, selection, env)
+
+    def weigh(self, env: Env) -> Selection:
+        """The selection among all candidates, whatever was remembered: what lost at these sizes, and why."""
+        return select(self.main, self._candidates(env, self.options, None))
 
     def _candidates(self, env: Env, options: Options, cover: Cover | None) -> list[Candidate]:
         """All candidates, or those for the groups of ``cover``."""

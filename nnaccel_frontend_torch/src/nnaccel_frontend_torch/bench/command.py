@@ -25,15 +25,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", choices=["cpu"], help="where to run")
     parser.add_argument("--dtype", default="float32", choices=["float32"], help="element type")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="threads of every implementation")
-    parser.add_argument("--calls", type=int, default=24, help="timed calls of every implementation")
+    parser.add_argument("--calls", type=int, default=24, help="timed calls of every implementation; 0 times nothing")
     parser.add_argument("--memory", action="store_true", help="also measure peak memory of intermediates")
     parser.add_argument("--json", type=Path, help="write one JSON record per line here (appended to an existing file's records)")
+    parser.add_argument("--resume", action="store_true", help="leave out the cases that --json's file holds already")
     parser.add_argument("--plot", type=Path, help="draw times and speed-ups into this file (.png, .svg, .pdf)")
     parser.add_argument("--log", type=Path, help="keep what the workers print here")
 
 
 def _names(text: str) -> list[str]:
     return [t.strip() for t in text.split(",") if t.strip()]
+
+
+def _result(r: runner.Record) -> str:
+    if r.error:
+        return "failed"
+    return f"{r.ms:.2f} ms" if r.ms else f"{(r.peak_bytes or 0) / 2**20:.1f} MiB"
 
 
 def run(args: argparse.Namespace) -> int:
@@ -59,12 +66,14 @@ def run(args: argparse.Namespace) -> int:
 
     for net in chosen:
         for batch in batches:
+            if args.resume and set(impls) <= {r.impl for r in records if (r.net, r.batch) == (net, batch)}:
+                continue
             new = runner.run_case(net, batch, impls, settings, say)
             ours = {(r.net, r.batch, r.impl) for r in new}
             records = [r for r in records if (r.net, r.batch, r.impl) not in ours] + new
             if args.json:
                 runner.write_records(records, args.json)
-            line = ", ".join(f"{r.impl} {r.ms:.2f} ms" if r.ms else f"{r.impl} failed" for r in new)
+            line = ", ".join(f"{r.impl} {_result(r)}" for r in new)
             say("")
             print(f"{net} batch {batch}: {line}", flush=True)
     print(report.markdown(records))

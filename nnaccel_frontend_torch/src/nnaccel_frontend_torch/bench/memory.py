@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from typing import Any
 
-from nnaccel_frontend_torch.bench.peers import Job
+from nnaccel_frontend_torch.bench.peers import Call, Job
 
 
 def eager_peak_bytes(net: Any, x: Any) -> int:
@@ -61,16 +61,15 @@ def plan_bytes(fast: Any) -> tuple[int, int]:
     return intermediates, prepared
 
 
-def measure(impl: str, job: Job) -> dict[str, int]:
-    """Peak bytes of ``impl`` on ``job`` (``eager``, ``nnaccel`` or ``nnaccel-layers``)."""
-    import torch
+def measure(job: Job, call: Call) -> dict[str, int]:
+    """Bytes of an implementation that was called: intermediates at the peak, parameters, and what is derived from these.
 
-    import nnaccel_core
-
-    if impl == "eager":
-        return {"peak_bytes": eager_peak_bytes(job.network.module, job.x)}
-    fast = nnaccel_core.optimize(job.network.module, device="cpu", dfp=impl != "nnaccel-layers")
-    with torch.no_grad():
-        fast(job.x)
-    intermediates, prepared = plan_bytes(fast)
-    return {"peak_bytes": intermediates, "prepared_bytes": prepared}
+    ``call`` is eager torch or one of ours.
+    """
+    network = job.network.module
+    parameters = sum(t.numel() * t.element_size() for t in (*network.parameters(), *network.buffers()))
+    ours = getattr(call, "func", None)
+    if ours is network:
+        return {"peak_bytes": eager_peak_bytes(network, job.x), "parameter_bytes": parameters}
+    intermediates, prepared = plan_bytes(ours)
+    return {"peak_bytes": intermediates, "parameter_bytes": parameters, "prepared_bytes": prepared}

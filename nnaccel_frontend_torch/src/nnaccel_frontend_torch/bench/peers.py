@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,31 +30,27 @@ class Job:
 
 
 def _eager(job: Job) -> Call:
-    net, x = job.network.module, job.x
-    return lambda: net(x)
+    return partial(job.network.module, job.x)
 
 
 def _channels_last(job: Job) -> Call:
     import torch
 
     net = job.network.module.to(memory_format=torch.channels_last)
-    x = job.x.contiguous(memory_format=torch.channels_last)
-    return lambda: net(x)
+    return partial(net, job.x.contiguous(memory_format=torch.channels_last))
 
 
 def _inductor(job: Job) -> Call:
     import torch
 
-    net, x = torch.compile(job.network.module), job.x
-    return lambda: net(x)
+    return partial(torch.compile(job.network.module), job.x)
 
 
 def _nnaccel(**options: Any) -> Callable[[Job], Call]:
     def prepare(job: Job) -> Call:
         import nnaccel_core
 
-        net, x = nnaccel_core.optimize(job.network.module, device="cpu", **options), job.x
-        return lambda: net(x)
+        return partial(nnaccel_core.optimize(job.network.module, device="cpu", **options), job.x)
 
     return prepare
 
@@ -94,6 +91,8 @@ PEERS: dict[str, Callable[[Job], Call]] = {
     "openvino": _openvino,
     "nnaccel": _nnaccel(),
     "nnaccel-layers": _nnaccel(dfp=False),
+    "nnaccel-whole": _nnaccel(slicing=False),
+    "nnaccel-layers-whole": _nnaccel(dfp=False, slicing=False),
 }
 #: These read the network from an exported file.
 NEED_ONNX = frozenset({"onnxruntime", "openvino"})
@@ -136,7 +135,7 @@ def relative_error(out: Any, judge: np.ndarray[Any, Any]) -> float:
     return float(np.abs(got - judge).max() / max(np.abs(judge).max(), 1e-30))
 
 
-def timed_block(call: Call, calls: int, untimed: int = 2) -> list[float]:
+def timed_block(call: Call, calls: int, untimed: int) -> list[float]:
     """Milliseconds of each of ``calls`` calls, after ``untimed`` ones that wake caches and thread pools."""
     for _ in range(untimed):
         call()

@@ -107,22 +107,27 @@ def plot(records: Sequence[Record], path: Path) -> None:
 
 
 def plot_memory(records: Sequence[Record], path: Path) -> None:
-    """Peak memory of intermediates per network: eager, layer by layer, depth-first."""
+    """Peak memory per network, a bar an implementation: parameters with what is derived from them, and intermediates on top."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     cases = {c: row for c, row in by_case(records).items() if any(r.peak_bytes for r in row.values())}
-    impls = [i for i in ("eager", "nnaccel-layers", "nnaccel") if any(i in row for row in cases.values())]
-    figure, ax = plt.subplots(figsize=(12, 4.5))
-    labels = [f"{n}\nbatch {b}" for n, b in cases]
+    order = ("eager", "nnaccel-layers-whole", "nnaccel-whole", "nnaccel-layers", "nnaccel")
+    impls = [i for i in order if any(i in row for row in cases.values())]
+    figure, ax = plt.subplots(figsize=(max(8, 1.1 * len(cases)), 5))
     width = 0.8 / max(1, len(impls))
     for k, impl in enumerate(impls):
-        mib = [(getattr(row.get(impl), "peak_bytes", None) or math.nan) / 2**20 for row in cases.values()]
-        ax.bar([i + (k - len(impls) / 2 + 0.5) * width for i in range(len(labels))], mib, width, label=impl)
-    ax.set_ylabel("MiB of intermediates at the peak")
-    ax.set_xticks(range(len(labels)), labels, rotation=45, ha="right", fontsize=8)
+        rows = [row.get(impl) for row in cases.values()]
+        fixed = [((r.parameter_bytes or 0) + (r.prepared_bytes or 0)) / 2**20 if r else 0.0 for r in rows]
+        moving = [(r.peak_bytes or 0) / 2**20 if r else 0.0 for r in rows]
+        at = [i + (k - len(impls) / 2 + 0.5) * width for i in range(len(rows))]
+        ax.bar(at, fixed, width, color=f"C{k}", alpha=0.4)
+        ax.bar(at, moving, width, bottom=fixed, color=f"C{k}", label=impl)
+    ax.set_ylabel("MiB at the peak: parameters (pale), intermediates")
+    ax.set_xticks(range(len(cases)), [f"{n}\nbatch {b}" for n, b in cases], rotation=45, ha="right", fontsize=8)
+    ax.grid(axis="y", alpha=0.3)
     ax.legend()
     figure.tight_layout()
     figure.savefig(path, dpi=110)

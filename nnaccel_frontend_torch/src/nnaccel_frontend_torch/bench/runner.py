@@ -40,6 +40,7 @@ class Record:
     first_call_s: float | None = None
     max_rel_err: float | None = None
     peak_bytes: int | None = None
+    parameter_bytes: int | None = None
     prepared_bytes: int | None = None
     error: str = ""
 
@@ -100,7 +101,7 @@ class Worker:
 
 @dataclass(frozen=True)
 class Settings:
-    """What to run. ``calls`` per implementation are spread over ``rounds`` turns."""
+    """What to run. ``calls`` per implementation are spread over ``rounds`` turns; none are timed when it is 0."""
 
     threads: int
     calls: int = 24
@@ -142,22 +143,37 @@ def run_case(net: str, batch: int, impls: Sequence[str], settings: Settings, say
                 except NnaccelError as e:
                     found[impl]["error"] = str(e)
             times: dict[str, list[float]] = {impl: [] for impl in impls if "error" not in found[impl]}
-            per_round = max(1, -(-settings.calls // settings.rounds))
-            for turn in range(settings.rounds):
-                say(f"{net} batch {batch}: round {turn + 1} of {settings.rounds}")
-                for impl in times:
-                    time.sleep(PAUSE_S)
-                    times[impl] += workers[impl].ask("time", calls=per_round)["ms"]
+            if settings.calls:
+                rounds, untimed = turns(settings, [workers[impl].ask("time", calls=1, untimed=1)["ms"][0] for impl in times])
+                for turn in range(rounds):
+                    say(f"{net} batch {batch}: round {turn + 1} of {rounds}")
+                    for impl in times:
+                        time.sleep(PAUSE_S)
+                        calls = -(-settings.calls // rounds)
+                        times[impl] += workers[impl].ask("time", calls=calls, untimed=untimed)["ms"]
             for impl, ms in times.items():
-                low, _, high = statistics.quantiles(ms, n=4) if len(ms) > 1 else (ms[0],) * 3
-                found[impl].update(ms=statistics.median(ms), ms_low=low, ms_high=high, calls=len(ms))
+                if ms:
+                    low, _, high = statistics.quantiles(ms, n=4) if len(ms) > 1 else (ms[0],) * 3
+                    found[impl].update(ms=statistics.median(ms), ms_low=low, ms_high=high, calls=len(ms))
                 if settings.memory and (impl == "eager" or impl.startswith("nnaccel")):
-                    answer = workers[impl].ask("memory", impl=impl)
-                    found[impl].update({k: answer[k] for k in ("peak_bytes", "prepared_bytes") if k in answer})
+                    answer = workers[impl].ask("memory")
+                    found[impl].update({k: v for k, v in answer.items() if k.endswith("_bytes")})
         finally:
             for worker in workers.values():
                 worker.__exit__(None, None, None)
     return [Record(**base, impl=impl, **values) for impl, values in found.items()]
+
+
+def turns(settings: Settings, ms: Sequence[float]) -> tuple[int, int]:
+    """Turns, and untimed calls at the start of each, for implementations that take ``ms``.
+
+    Turns spread drift of the machine over everybody, and untimed calls wake caches and pools. Where a call takes seconds,
+    both happen within one call, and many of them would only cost time.
+    """
+    slowest = max(ms, default=0.0)
+    if slowest < 300.0:
+        return settings.rounds, 2
+    return max(1, min(settings.rounds, 4 if slowest < 2000.0 else 3)), 1
 
 
 def write_records(records: Sequence[Record], path: Path) -> None:

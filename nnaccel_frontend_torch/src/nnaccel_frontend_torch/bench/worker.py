@@ -60,10 +60,10 @@ def _serve(requests: Any, answer: Any) -> None:
                     answer({"ok": True, "first_call_s": seconds, "max_rel_err": error})
                 elif verb == "time":
                     assert call is not None
-                    answer({"ok": True, "ms": peers.timed_block(call, request["calls"])})
+                    answer({"ok": True, "ms": peers.timed_block(call, request["calls"], request["untimed"])})
                 elif verb == "memory":
-                    assert job is not None
-                    answer({"ok": True, **memory.measure(request["impl"], job)})
+                    assert job is not None and call is not None
+                    answer({"ok": True, **memory.measure(job, call)})
             except Exception as e:
                 traceback.print_exc()
                 answer({"ok": False, "error": f"{type(e).__name__}: {e}"})

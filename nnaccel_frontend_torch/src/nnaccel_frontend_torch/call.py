@@ -15,6 +15,7 @@ from torch.nn.modules import module as nn_module
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 from torch.utils._pytree import tree_flatten
 
+from nnaccel_core.driver.quiet import no_collections
 from nnaccel_core.errors import UnsupportedError
 from nnaccel_frontend_torch.capture import BATCH, Call, Record, trace
 from nnaccel_frontend_torch.dtypes import TO_IR, dense_layout
@@ -311,6 +312,7 @@ class State:
             self._entries[this_size] = entry
         return entry
 
+    @no_collections()
     def _capture(self, call: Call, tensors: Sequence[torch.Tensor], layouts: Sequence[tuple[int, ...]], dynamic: bool) -> Entry:
         guard = self._guard
         assert guard is not None

@@ -7,6 +7,7 @@
 #include <memory>
 #include <string>
 
+#include "builtin.h"
 #include "descriptor.h"
 #include "finite.h"
 #include "memory.h"
@@ -72,6 +73,8 @@ int nnx_describe(int64_t n, const int64_t *const *specs, const int64_t *lengths,
         });
     });
 }
+
+nnx_kernel nnx_builtin(const char *name) { return nnx::builtin(name); }
 
 int32_t nnx_tag(const char *name) { return nnx::tag_by_name(name); }
 

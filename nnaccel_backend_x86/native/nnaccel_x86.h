@@ -60,6 +60,9 @@ NNX_API int nnx_describe(int64_t n, const int64_t *const *specs, const int64_t *
 // The tag of a format called `name` (as in nnx_info.tag_name), or 0.
 NNX_API int32_t nnx_tag(const char *name);
 
+// The kernel of this name that comes with the library, or null.
+NNX_API nnx_kernel nnx_builtin(const char *name);
+
 NNX_API nnx_plan *nnx_plan_new(int64_t arena_bytes, int64_t constants, void *const *addresses);
 NNX_API void nnx_plan_free(nnx_plan *plan);
 NNX_API int nnx_plan_add_kernel(nnx_plan *plan, nnx_kernel kernel, int64_t buffers, const nnx_ref *refs, int64_t dims,

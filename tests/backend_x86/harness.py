@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 
 from nnaccel_backend_x86.backend import X86Backend
+from nnaccel_backend_x86.builtin import BuiltinCall
 from nnaccel_backend_x86.memory import X86Memory
+from nnaccel_backend_x86.onednn import PrimitiveCall
 from nnaccel_core.ir import Graph, Node, TensorType, Value
 from nnaccel_core.ops.registry import infer, lookup
 from nnaccel_core.options import Options
@@ -137,7 +139,14 @@ def check(b: X86Backend, net: Net, c: Candidate, threads: int = 2, rtol: float =
 
 
 def propose(b: X86Backend, net: Net, *outputs: Value) -> Sequence[Candidate]:
-    return b.candidates(net.graph(*outputs), {}, Options())
+    """oneDNN's candidates."""
+    return [c for c in b.candidates(net.graph(*outputs), {}, Options()) if isinstance(c.impl, PrimitiveCall)]
+
+
+def propose_own(b: X86Backend, net: Net, *outputs: Value, kernel: str = "") -> Sequence[Candidate]:
+    """Candidates that kernels of the native library run; with ``kernel``, those by the kernel of this name."""
+    found = [c for c in b.candidates(net.graph(*outputs), {}, Options()) if isinstance(c.impl, BuiltinCall)]
+    return [c for c in found if c.impl.name == kernel or not kernel]
 
 
 def longest(candidates: Sequence[Candidate], where: Callable[[Candidate], bool] = lambda c: True) -> Candidate:

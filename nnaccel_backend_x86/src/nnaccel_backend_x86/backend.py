@@ -13,6 +13,8 @@ from nnaccel_backend_x86.candidates import Proposer
 from nnaccel_backend_x86.executable import X86Executable
 from nnaccel_backend_x86.memory import X86Memory
 from nnaccel_backend_x86.onednn import DST, SRC, PrimitiveCall, pack_primitive
+from nnaccel_backend_x86.products import Products, concats
+from nnaccel_backend_x86.winograd import Winograd
 from nnaccel_core.api import Backend, Diagnosis, Machine, Memory
 from nnaccel_core.errors import ToolchainError
 from nnaccel_core.ir import Env, Graph, Node
@@ -64,7 +66,7 @@ class X86Backend(Backend):
     def candidates(
         self, graph: Graph, env: Env, options: Options, only: Collection[frozenset[Node]] | None = None
     ) -> Sequence[Candidate]:
-        """oneDNN convolutions and products with their epilogues, and layout copies; never its reference code.
+        """Convolutions and products with their epilogues by oneDNN (never its reference code) and by kernels of our own; copies.
 
         With ``numerics="fast"`` a ReLU or clip inside an epilogue turns NaN into its bound, as oneDNN does; `X86Executable.exact`
         tells the driver when to run the plan of ``numerics="strict"`` instead.
@@ -74,7 +76,12 @@ class X86Backend(Backend):
         """
         if not options.libraries:
             return ()
-        return Proposer(graph, env, self.machine, options.numerics == "strict").propose(only)
+        found = Proposer(graph, env, self.machine, options.numerics == "strict").propose(only)
+        found += Products(graph, env, self.machine).propose(only)
+        if options.numerics != "strict":
+            found += Winograd(graph, env, self.machine).propose(only)
+        found += concats(graph, env, self.machine, only)
+        return found
 
     def choices_key(self) -> str:
         stat = os.stat(native.library()._name)

@@ -27,6 +27,20 @@ CACHE_SPEEDUP = 4.0
 PLAIN = ((1, 0.25), (2, 0.15), (4, 0.26), (8, 0.38), (16, 0.5), (64, 0.57), (math.inf, 0.68))
 PACKED = ((1, 0.25), (2, 0.44), (4, 0.55), (8, 0.6), (math.inf, 0.7))
 
+#: Our own products: fraction of peak; channels' worth of work that the start and end of a tile cost; what a window, and a last
+#: panel of at most 8 columns, leave of it; channels' worth of a tap. On the scale of oneDNN's figures above, which are lower than
+#: what both reach on one undisturbed core: 92 to 98 of 101 GFLOP/s from 256 channels on. Ours has 0.86 of oneDNN's speed at 32
+#: channels, 0.92 to 0.96 at 64, 1.0 at 256, 1.05 at 2048, 1.2 with stride 2 (``benchmarks/products.py``).
+OWN, OWN_START, OWN_WINDOW, OWN_NARROW, OWN_TAP = 0.69, 9.3, 1.01, 0.9, 1.2
+#: Time to start one of our own kernels.
+OWN_LAUNCH = 3e-6
+#: Seconds of one core to bring one element through a prologue.
+PROLOGUE_ELEMENT = 0.12e-9
+#: Dot products of a few rows: fraction of peak.
+ROWS_EFFICIENCY = 0.4
+#: A concat all of whose parts are in place.
+IN_PLACE = 1e-7
+
 
 def traffic_seconds(machine: Machine, nbytes: float) -> float:
     """Reading and writing ``nbytes``: at memory speed, faster for what the last-level cache still holds."""
@@ -75,3 +89,91 @@ def reorder_seconds(machine: Machine, nbytes: float) -> float:
 
 def _fill(n: int, width: int) -> float:
     return n / (-(-n // width) * width)
+
+
+def own_product_seconds(
+    machine: Machine, *, pixels: int, columns: int, channels: int, taps: int, tasks: int, read: int, residual: bool, prepared: int
+) -> float:
+    """Our own product or convolution (``native/product.cpp``): ``pixels`` rows of ``taps * channels``, by ``columns``.
+
+    ``read``: bytes of the input; ``prepared``: elements that pass through the prologue, repetitions counted.
+    """
+    width = machine.simd_bytes // 4
+    padded = -(-columns // width) * width
+    flops = 2.0 * pixels * padded * channels * taps
+    reduced = channels * taps
+    efficiency = OWN * reduced / (reduced + OWN_START)
+    if taps > 1:
+        efficiency *= OWN_WINDOW * channels / (channels + OWN_TAP)
+    if 0 < columns % 16 <= 8:
+        efficiency *= OWN_NARROW
+    # Cores without a task in the last round wait.
+    rounds = -(-tasks // machine.cores)
+    efficiency *= tasks / (rounds * machine.cores) if tasks < 4 * machine.cores else 1.0
+    compute = flops / (machine.flops * BOOST * efficiency)
+    compute += prepared * PROLOGUE_ELEMENT / machine.cores
+    nbytes = read + 4 * (pixels * columns * (2 if residual else 1) + taps * channels * columns)
+    memory = traffic_seconds(machine, nbytes)
+    return OWN_LAUNCH + max(compute, memory) + 0.25 * min(compute, memory)
+
+
+def own_rows_seconds(machine: Machine, m: int, n: int, k: int) -> float:
+    """Dot products of ``m`` rows with ``n`` rows of weights that come from memory once."""
+    flops = 2.0 * m * n * k
+    compute = flops / (machine.flops * BOOST * ROWS_EFFICIENCY)
+    memory = traffic_seconds(machine, 4.0 * (n * k + m * (n + k)))
+    return OWN_LAUNCH + max(compute, memory)
+
+
+def concat_seconds(machine: Machine, nbytes: float) -> float:
+    """A copy of ``nbytes`` into a slice of a wider tensor."""
+    return OWN_LAUNCH + traffic_seconds(machine, 2 * nbytes)
+
+
+#: Winograd, by pixels of a tile each way: cycles of one core that a vector of channels of one tile takes through the transforms
+#: of input and of output (with residual and ReLU), and a vector of weights through theirs. 1.28 times the figures of operands in
+#: the caches of an undisturbed core (160 and 64, 190 and 56, 78 and 42): on the scale of oneDNN's figures above.
+WINOGRAD_INPUT = {4: 205.0, 2: 82.0}
+WINOGRAD_OUTPUT = {4: 243.0, 2: 72.0}
+WINOGRAD_WEIGHTS = {4: 100.0, 2: 54.0}
+#: Fraction of peak of its products for long sums (0.9 on an undisturbed core), and channels' worth of work that a tile's start
+#: and end cost. Tiles of few rows wait for their sums.
+WINOGRAD, WINOGRAD_START = 0.7, 6.0
+SHORT_TILES = {1: 0.27, 2: 0.52, 3: 0.75}
+
+
+def winograd_seconds(
+    machine: Machine,
+    *,
+    m: int,
+    tiles: int,
+    inner: int,
+    outer: int,
+    tasks: int,
+    channels: int,
+    out_channels: int,
+    read: int,
+    written: int,
+    scratch: int,
+) -> float:
+    """Our own Winograd convolution: ``tasks`` of ``tiles`` by ``outer`` channels, ``inner`` input channels at a time.
+
+    ``read`` and ``written``: bytes of the images; ``scratch``: bytes that a task works on.
+    """
+    width = machine.simd_bytes // 4
+    most = 12 if width == 16 else 6
+    cycle = 4 * width * machine.cores / (machine.flops * BOOST)
+    columns = -(-min(outer, out_channels) // 16) * 16
+    vectors, out_vectors = -(-channels // width), columns // width
+    rows = -(-tiles // -(-tiles // most))
+    efficiency = WINOGRAD * inner / (inner + WINOGRAD_START) * SHORT_TILES.get(rows, 1.0)
+    # What does not fit the second-level cache comes from the third.
+    efficiency /= 1.0 + 0.03 * max(0.0, scratch / machine.l2 - 1.0)
+    task = (m + 2) ** 2 * tiles * channels * columns / (2 * width * efficiency)
+    task += tiles * (vectors * WINOGRAD_INPUT[m] + out_vectors * WINOGRAD_OUTPUT[m])
+    task += channels * out_vectors * WINOGRAD_WEIGHTS[m]
+    # Cores without a task in the last round wait.
+    rounds = -(-tasks // machine.cores) if tasks < 4 * machine.cores else tasks / machine.cores
+    compute = rounds * task * cycle
+    memory = traffic_seconds(machine, read + written + 4 * 9 * channels * out_channels)
+    return OWN_LAUNCH + max(compute, memory) + 0.25 * min(compute, memory)

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from nnaccel_backend_x86 import native
+from nnaccel_backend_x86 import builtin, native
+from nnaccel_backend_x86.builtin import BuiltinCall
 from nnaccel_backend_x86.onednn import Eltwise, PrimitiveCall, sizes
 from nnaccel_core.api import Executable
 from nnaccel_core.errors import NnaccelError
@@ -75,6 +76,8 @@ class X86Executable(Executable):
         for step in plan.steps:
             if isinstance(step, KernelStep):
                 self._add_kernel(step, compiled[id(step.source)])
+            elif isinstance(step, LibraryStep) and isinstance(step.candidate.impl, BuiltinCall):
+                self._add_builtin(step, step.candidate.impl)
             elif isinstance(step, LibraryStep):
                 self._add_primitive(step)
         native.check(self._library.nnx_plan_prepare(self._handle, threads), f"building {plan.name}")
@@ -90,6 +93,17 @@ class X86Executable(Executable):
         status = self._library.nnx_plan_add_kernel(
             self._handle, function, len(step.buffers), _refs(step.buffers), len(dims), dims.buffer_info()[0],
             step.tasks, step.scratch, serial, step.origin.encode(),
+        )  # fmt: skip
+        native.check(status, step.origin)
+
+    def _add_builtin(self, step: LibraryStep, impl: BuiltinCall) -> None:
+        call = impl.bound(step)
+        if call is None:  # kept, without tasks: profiles name every step of the plan
+            call = builtin.BoundCall(impl.name, (), (), 0, 0)
+        dims = array.array("q", call.dims)
+        status = self._library.nnx_plan_add_kernel(
+            self._handle, builtin.address(call.name), len(call.buffers), _refs(call.buffers), len(dims), dims.buffer_info()[0],
+            call.tasks, call.scratch, 0.0 < step.candidate.seconds < SERIAL_SECONDS, step.origin.encode(),
         )  # fmt: skip
         native.check(status, step.origin)
 
@@ -136,7 +150,7 @@ class X86Executable(Executable):
             native.check(status, f"running {self.name}")
 
     def exact(self, space: str, addresses: Addresses, threads: int) -> bool:
-        """See `Executable.exact`: False when a step drops NaN and the memory holds NaN or infinity."""
+        """See `Executable.exact`: False when a step drops or spreads NaN and the memory holds NaN or infinity."""
         floats = self._checked.get(space)
         if not floats:
             return floats is None
@@ -149,6 +163,8 @@ class X86Executable(Executable):
     def _drops_nan(self) -> bool:
         calls = [s.candidate.impl for s in self._plan.steps if isinstance(s, LibraryStep)]
         posts = [p for c in calls if isinstance(c, PrimitiveCall) for p in c.primitive.post]
+        if any(isinstance(c, BuiltinCall) and c.spreads for c in calls):
+            return True
         return any(isinstance(p, Eltwise) and p.drops_nan for p in posts)
 
     def _floats(self) -> dict[str, Any]:

@@ -65,6 +65,7 @@ _SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
     "nnx_onednn_version": (None, (POINTER(c_int32),)),
     "nnx_describe": (c_int32, (c_int64, c_void_p, c_void_p, c_int32, c_void_p)),
     "nnx_tag": (c_int32, (c_char_p,)),
+    "nnx_builtin": (c_void_p, (c_char_p,)),
     "nnx_plan_new": (c_void_p, (c_int64, c_int64, c_void_p)),
     "nnx_plan_free": (None, (c_void_p,)),
     "nnx_plan_add_kernel": (

@@ -14,6 +14,7 @@ from nnaccel_core.ir import Env, Graph, TensorType, Value, evaluate
 from nnaccel_core.plan import BufferRef, HostStep, KernelStep, LibraryStep, Plan, Step
 from nnaccel_core.select.candidate import Pack
 from nnaccel_core.select.cover import Selection, Unit
+from nnaccel_core.select.slices import Slice, Slices, find_slices, slice_strides
 
 ALIGNMENT = 64
 
@@ -82,6 +83,7 @@ class _Placer:
         self.where: dict[Value, tuple[str, int, int]] = {}  # root value -> (space, index, offset)
         self.roots: dict[Value, Value] = {}
         self.shared: dict[Value, Value] = {}  # written over another value: the first value in that memory
+        self.slices = Slices({}, {})
         for i, v in enumerate(graph.inputs):
             self.where[v] = ("input", i, 0)
         self.params = set(graph.params)
@@ -109,15 +111,28 @@ class _Placer:
         if root in self.params:
             found = self.prepared_ref(root, None)
             return BufferRef(found.space, found.index, found.offset, self.static(v))
+        part = self.slices.of.get(root)
+        if part is not None:
+            found = self.slice_ref(part, self.static(root))
+            # A view of a slice: slices of which there are views are dense.
+            return found if root is v else BufferRef(found.space, found.index, found.offset, self.static(v))
         try:
             space, index, offset = self.where[root]
         except KeyError:
             raise VerifyError(f"graph {self.graph.name}: %{v.name} was never placed") from None
         return BufferRef(space, index, offset, self.static(v))
 
+    def slice_ref(self, part: Slice, kind: TensorType) -> BufferRef:
+        """The tensor of static type ``kind`` at ``part``."""
+        whole = self.static(part.owner)
+        space, index, offset = self.where[part.owner]
+        step = evaluate(whole.strides()[part.axis], {}) * whole.itemsize
+        return BufferRef(space, index, offset + part.start * step, kind, slice_strides(kind, whole))
+
     def run(self) -> Placed:
         live_units = self._resolve_views()
         self._place_results()
+        self.slices = find_slices(self.units, self.static, set(self.where) | self.params)
         lifetimes, owners, temporaries = self._liveness(live_units)
         offsets, arena = assign_offsets(lifetimes)
         for (owner, kind), offset in zip(owners, offsets, strict=True):
@@ -179,6 +194,11 @@ class _Placer:
             for v in unit.outputs:
                 if v not in self.where:
                     first[v] = last[v] = step
+        for v, part in self.slices.of.items():
+            begin, end = first.pop(v), last.pop(v)
+            if part.owner in first:
+                first[part.owner] = min(begin, first[part.owner])
+                last[part.owner] = max(end, last[part.owner])
         for step, unit in enumerate(units):
             for out, base in self._in_place(unit, step, last):
                 self.shared[out] = base
@@ -208,6 +228,12 @@ class _Placer:
                 types.append(t)
         return lifetimes, owners, types
 
+    def _base(self, v: Value) -> Value:
+        """The value whose memory ``v`` lies in."""
+        root = self.root(v)
+        part = self.slices.of.get(root)
+        return self.shared.get(root, root) if part is None else part.owner
+
     def _in_place(self, unit: Unit, step: int, last: Mapping[Value, int]) -> Iterator[tuple[Value, Value]]:
         """``(output, owner of the memory it takes over)`` for what ``unit`` writes over inputs that nothing reads any more."""
         if unit.candidate is None:
@@ -219,7 +245,7 @@ class _Placer:
             base = self.shared.get(root, root)
             if out not in last or base not in last or last[base] != step or base in taken:
                 continue  # results and inputs of the graph have memory of their own; or something still reads it
-            if sum(self.root(v) is root for v in unit.inputs) > 1:
+            if sum(self._base(v) is base for v in unit.inputs) > 1:
                 continue  # read a second way by the same unit, in an order that it does not know of
             a, b = self.static(out), self.static(given)
             if a.shape == b.shape and a.dtype == b.dtype and a.layout == b.layout and self.static(base).nbytes == a.nbytes:
@@ -235,12 +261,22 @@ class _Placer:
         if c.proposer == "core":
             return [
                 KernelStep(
-                    call.source, tuple(map(self.ref, call.args)), call.dims, call.tasks, call.scratch, unit.origin, c.seconds
+                    call.source,
+                    tuple(map(self.ref, call.args)),
+                    call.dims,
+                    call.tasks,
+                    call.scratch,
+                    unit.origin,
+                    c.seconds,
+                    call.threads,
                 )
                 for call in c.impl.calls
             ]
         packs = {p.value: p for p in c.packs}
         inputs = tuple(self.prepared_ref(v, packs[v]) if v in packs else self.ref(v) for v in c.inputs)
+        if c.gathers:
+            filled = [self.slices.filled.get((id(unit), i)) for i in range(len(inputs))]
+            inputs = tuple(ref if at is None else self.slice_ref(at, ref.type) for ref, at in zip(inputs, filled, strict=True))
         return [LibraryStep(c, inputs, tuple(map(self.ref, c.outputs)), extra.get(id(unit)), unit.origin)]
 
 

@@ -33,7 +33,8 @@ class BufferRef:
 
 @dataclass(frozen=True)
 class KernelStep:
-    """A generated kernel over ``tasks`` tasks. ``scratch``: bytes of tile memory per thread."""
+    """A generated kernel over ``tasks`` tasks. ``scratch``: bytes of tile memory per thread; on GPUs per task, which
+    ``threads`` threads share."""
 
     source: Kernel | KernelSource
     buffers: tuple[BufferRef, ...]
@@ -42,6 +43,7 @@ class KernelStep:
     scratch: int
     origin: str = ""
     seconds: float = 0.0
+    threads: int = 0
 
     @property
     def kernel(self) -> Kernel:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import concurrent.futures
 import os
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -16,9 +15,7 @@ from pathlib import Path
 from nnaccel_backend_x86.toolchain.find import compiler_environment
 from nnaccel_core import debug
 from nnaccel_core.errors import ToolchainError
-
-#: A compile that takes longer than this many seconds shows that it is going on.
-SHOW_AFTER = 2.0
+from nnaccel_core.progress import INTERVAL, Progress
 
 
 @dataclass(frozen=True)
@@ -74,8 +71,6 @@ def _compile_all(compiler: Compiler, batches: Sequence[Batch], folder: Path, wha
     running: list[subprocess.Popen[bytes]] = []
     starting = threading.Lock()
     stopped = False
-    shown = False
-    start = time.perf_counter()
 
     def work(index: int) -> None:
         source = objects[index].with_suffix(compiler.extension)
@@ -103,17 +98,18 @@ def _compile_all(compiler: Compiler, batches: Sequence[Batch], folder: Path, wha
         if text.strip():
             debug.log(debug.CODE, f"{compiler.label}: {text.strip()}")
 
-    with concurrent.futures.ThreadPoolExecutor(max_workers=len(batches)) as pool:
-        tasks = [pool.submit(work, i) for i in range(len(batches))]
+    count = sum(len(b.kernels) for b in batches)
+    workers = min(len(batches), len(os.sched_getaffinity(0)))
+    progress = Progress(f"compiling {what}", f"compiled {what} (kept for next time)", count)
+    with progress, concurrent.futures.ThreadPoolExecutor(workers) as pool:
+        tasks = {pool.submit(work, i): len(b.kernels) for i, b in enumerate(batches)}
         try:
             waiting = set(tasks)
             while waiting:
-                finished, waiting = concurrent.futures.wait(waiting, SHOW_AFTER, concurrent.futures.FIRST_EXCEPTION)
+                finished, waiting = concurrent.futures.wait(waiting, INTERVAL, concurrent.futures.FIRST_EXCEPTION)
                 for task in finished:
                     task.result()
-                if waiting and not shown and time.perf_counter() - start >= SHOW_AFTER:
-                    shown = True
-                    print(f"nnaccel: compiling {what} ...", file=sys.stderr, flush=True)
+                progress.tick(count - sum(tasks[t] for t in waiting))
         except BaseException:
             # An interrupt, or one batch failed: the others' results would never be used.
             with starting:
@@ -121,9 +117,6 @@ def _compile_all(compiler: Compiler, batches: Sequence[Batch], folder: Path, wha
                 for process in running:
                     process.kill()
             raise
-    if shown:
-        spent = time.perf_counter() - start
-        print(f"nnaccel: compiled {what} in {spent:.1f} s (kept for next time)", file=sys.stderr, flush=True)
     return objects
 
 

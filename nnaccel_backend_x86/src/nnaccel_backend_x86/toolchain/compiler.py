@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 #: uint8_t* scratch, int64_t begin, int64_t end).
 ABI = "nnaccel-x86-kernel-1"
 _PLACEHOLDER = "nnaccel_kernel"
+#: Characters of source that one run of the compiler takes: some 3 s of ISPC, of which 0.3 s are its start.
+BATCH = 60_000
 
 _lock = threading.RLock()
 #: Kernels loaded by this process: key -> address. Libraries are never unloaded, so addresses stay good.
@@ -174,9 +176,10 @@ def _made(kernel: Kernel | KernelSource) -> Kernel:
 
 
 def _split(printer: Printer, missing: dict[str, Kernel]) -> list[Batch]:
-    """Batches for as many processes as there are cores, evened out by length of source."""
-    count = min(len(missing), len(os.sched_getaffinity(0)))
+    """Batches evened out by length of source: as many as there are cores, or more, so that progress can be shown."""
     printed = {key: printer.function(_symbol(key), kernel) for key, kernel in missing.items()}
+    length = sum(len(f.text) for f in printed.values())
+    count = min(len(missing), max(len(os.sched_getaffinity(0)), -(-length // BATCH)))
     sized = sorted(((len(f.text), key) for key, f in printed.items()), reverse=True)
     groups: list[list[str]] = [[] for _ in range(count)]
     loads = [0] * count

@@ -35,6 +35,8 @@ class Candidate:
         packs: derived parameters; ``inputs`` lists the *original* parameter, which the driver replaces.
         workspace: bytes of scratch in the arena.
         inplace: ``(output index, input index)`` pairs that may share memory when the input dies here.
+        gathers: for a candidate that runs one ``concat`` and leaves out inputs that already lie in their slice of its output:
+            seconds that each input costs which does not. Charged to what computes that input and cannot write a slice.
         reason: why this one is offered or what it is, for explain() ("onednn jit:avx2 conv + add + relu").
         impl: what the proposer needs to build it; opaque to the core.
         proposer: backend name, or "core".
@@ -55,3 +57,4 @@ class Candidate:
     workspace: int = 0
     inplace: tuple[tuple[int, int], ...] = ()
     group: str = field(default="")
+    gathers: tuple[float, ...] = ()

@@ -66,6 +66,21 @@ def why_invalid(c: Candidate, uses: dict[Value, list[Node]], results: set[Value]
     return ""
 
 
+def _copy_charges(candidates: Sequence[Candidate]) -> dict[Value, float]:
+    """Seconds to copy each value that is an operand of a concat into that one's output, unless it is written there."""
+    charges: dict[Value, float] = {}
+    for c in candidates:
+        for v, seconds in zip(c.inputs, c.gathers, strict=False):
+            charges.setdefault(v, seconds)  # a later concat of the same operands finds them in place
+    return charges
+
+
+def _copies(c: Candidate, charges: Mapping[Value, float]) -> float:
+    """What copies of the results of ``c`` cost that it cannot write into a slice."""
+    strided = c.strided_out or (False,) * len(c.outputs)
+    return sum(charges.get(v, 0.0) for v, can in zip(c.outputs, strided, strict=True) if not can)
+
+
 def _order(graph: Graph, groups: dict[int, int]) -> list[int]:
     """Topological order of groups, earliest node first. ``groups``: id(node) -> group number."""
     producer = {v: groups[id(n)] for n in graph.nodes for v in n.outputs}
@@ -127,6 +142,42 @@ def _exchange(
     return (holders, [c, rest]) if cost[id(c)] + cost[id(rest)] <= before else None
 
 
+def _dissolve(
+    group: Candidate,
+    taken: Mapping[int, Candidate],
+    several: Sequence[Candidate],
+    cost: Mapping[int, float],
+    alone: Callable[[Node], float],
+) -> tuple[list[Candidate], list[Candidate]] | None:
+    """Candidates to give up, and those to choose instead, so that libraries' candidates around the generated ``group`` take
+    its layers along for less time in all; None when that is not so.
+
+    The greedy cover compares ``group`` with one candidate at a time: of two convolutions that end in a concat, each with an
+    activation in between, neither saves as much by its own activation as the group of both activations and the concat does.
+
+    Args:
+        several: usable candidates of more than one node that have nodes of ``group``, those that save most first.
+    """
+    inside = {id(n) for n in group.nodes}
+    old, new = [group], []
+    covered: set[int] = set()
+    before, after = cost[id(group)], 0.0
+    for c in several:
+        mine = {id(n) for n in c.nodes}
+        if c is group or mine & covered or not mine & inside:
+            continue
+        holders = {id(h): h for n in c.nodes if (h := taken.get(id(n))) is not None and h is not group}
+        if any(id(n) not in mine for h in holders.values() for n in h.nodes):
+            continue
+        old += holders.values()
+        new.append(c)
+        covered |= mine
+        before += sum(cost[i] for i in holders) + sum(alone(n) for n in c.nodes if id(n) not in taken)
+        after += cost[id(c)]
+    after += sum(alone(n) for n in group.nodes if id(n) not in covered)
+    return (old, new) if new and after < before else None
+
+
 def select(graph: Graph, candidates: Sequence[Candidate]) -> Selection:
     """Cover ``graph`` with ``candidates``: greedily by saved time over running the same nodes one by one.
 
@@ -137,7 +188,8 @@ def select(graph: Graph, candidates: Sequence[Candidate]) -> Selection:
     rejected: list[tuple[Candidate, str]] = []
     single: dict[int, Candidate] = {}
     several: list[tuple[float, int, Candidate]] = []
-    cost = {id(c): c.seconds for c in candidates}
+    charges = _copy_charges(candidates)
+    cost = {id(c): c.seconds + _copies(c, charges) for c in candidates}
     present = set(map(id, graph.nodes))
     usable: list[Candidate] = []
     for c in candidates:
@@ -194,31 +246,43 @@ def select(graph: Graph, candidates: Sequence[Candidate]) -> Selection:
         chosen[number] = c
         taken.update((id(n), c) for n in c.nodes)
 
-    for _, _, c in several:
-        swap = _exchange(c, taken, usable, cost, alone)
-        if swap is None:
-            continue
-        old, new = swap
+    def exchange(old: Sequence[Candidate], new: Sequence[Candidate], reason: str) -> None:
+        """Choose ``new`` instead of ``old``, unless groups would then wait for each other."""
         trial = {n: step for n, step in steps.items() if chosen[n] not in old}
         for wanted in new:
             step = reach.members(wanted.nodes), reach.below(wanted.nodes)
             if reach.between(wanted.nodes) or step_between(*step, trial.values()) is not None:
-                break
+                return
             if len(wanted.nodes) > 1:
                 trial[positions[id(wanted.nodes[0])]] = step
-        else:
-            for given in old:
-                rejected.append((given, f"{c.reason} takes one of its layers along for no more time"))
-                del chosen[positions[id(given.nodes[0])]]
-                for n in given.nodes:
-                    del taken[id(n)]
-                    groups[id(n)] = positions[id(n)]
-            for wanted in (w for w in new if len(w.nodes) > 1):
-                number = positions[id(wanted.nodes[0])]
-                groups.update((id(n), number) for n in wanted.nodes)
-                chosen[number] = wanted
-                taken.update((id(n), wanted) for n in wanted.nodes)
-            steps = trial
+        for given in old:
+            rejected.append((given, reason))
+            del chosen[positions[id(given.nodes[0])]]
+            for n in given.nodes:
+                del taken[id(n)]
+                groups[id(n)] = positions[id(n)]
+        for wanted in (w for w in new if len(w.nodes) > 1):
+            number = positions[id(wanted.nodes[0])]
+            groups.update((id(n), number) for n in wanted.nodes)
+            chosen[number] = wanted
+            taken.update((id(n), wanted) for n in wanted.nodes)
+        steps.clear()
+        steps.update(trial)
+
+    for _, _, c in several:
+        swap = _exchange(c, taken, usable, cost, alone)
+        if swap is not None:
+            exchange(*swap, f"{c.reason} takes one of its layers along for no more time")
+    around: dict[int, list[Candidate]] = {}
+    for _, _, c in several:
+        for n in c.nodes:
+            around.setdefault(id(n), []).append(c)
+    rank = {id(c): i for i, (_, _, c) in enumerate(several)}
+    for group in [c for c in chosen.values() if c.proposer == "core"]:
+        near = {id(c): c for n in group.nodes for c in around[id(n)]}
+        swap = _dissolve(group, taken, sorted(near.values(), key=lambda c: rank[id(c)]), cost, alone)
+        if swap is not None:
+            exchange(*swap, f"{swap[1][0].reason} and others take its layers along for less time")
 
     order = _order(graph, groups)
     by_group: dict[int, list[Node]] = {}

@@ -1,0 +1,300 @@
+#include "product.h"
+
+#include <immintrin.h>
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "epilogue.h"
+#include "microkernel.h"
+
+namespace nnx {
+namespace {
+
+// One tile's work. `a`: addresses of rows, per tap `a_step` entries apart; `first`: where in each row the sum begins.
+struct Tile {
+    const float *const *a;
+    int64_t a_step, first, taps, k;
+    const float *b;      // panel: [taps][k][PANEL]
+    const float *start;  // partial sums to go on from, [rows][PANEL], or null
+    float *partial;      // where to put partial sums, or null: finish
+    const Epilogue *epilogue;
+    int64_t row, column, columns;  // of the output; nothing beyond `columns` is written
+    float *out;
+    int64_t out_stride;
+};
+
+// GROUP: weight rows that pass by each chunk of few input rows together.
+constexpr int MOST_TILE_ROWS = 14, MOST_DOTS = 8, GROUP = 24;
+
+struct Tiles {
+    int64_t width;  // columns
+    int rows;       // most rows
+    void (*by_rows[MOST_TILE_ROWS + 1])(const Tile &);
+};
+
+struct Rows {
+    void (*by_rows[MOST_DOTS + 1])(const float *x, int64_t x_stride, const float *w, int64_t w_stride, int64_t k, int64_t rows,
+                                   const float *next, float *sums);
+};
+
+struct Kernels {
+    Tiles wide, narrow;  // narrow: for the last columns of a panel
+    int64_t vector;      // floats
+    Rows rows;
+    void (*finish_rows)(const float *sums, int64_t m, int64_t rows, const Epilogue &e, int64_t row, int64_t column, float *out,
+                        int64_t out_stride);
+    void (*prologue)(const float *const *from, int64_t rows, int64_t k, const float *scale, const float *shift, bool relu, float *to,
+                     int64_t to_stride);
+};
+
+// 12 of 16 registers hold sums, two hold B.
+namespace sse2 {
+#define TARGET
+#define VEC __m128
+#define WIDTH 4
+#define WIDE 2
+#define ROWS 6
+#define NARROW 6
+#define BROADCAST(address) _mm_set1_ps(*(address))
+#define MULTIPLY_ADD(a, b, c) ((a) * (b) + (c))
+#include "product_isa.h"
+#include "product_undef.h"
+}  // namespace sse2
+
+// A narrow tile has 12 rows: a tile of six would wait for its own sums.
+namespace avx2 {
+#define TARGET __attribute__((target("avx2,fma")))
+#define VEC __m256
+#define WIDTH 8
+#define WIDE 2
+#define ROWS 6
+#define NARROW 12
+#define BROADCAST(address) _mm256_broadcast_ss(address)
+#define MULTIPLY_ADD(a, b, c) _mm256_fmadd_ps(a, b, c)
+#include "product_isa.h"
+#include "product_undef.h"
+}  // namespace avx2
+
+namespace avx512 {
+#define TARGET __attribute__((target("avx512f,avx2,fma")))
+#define VEC __m512
+#define WIDTH 16
+#define WIDE 1
+#define ROWS 14
+#define NARROW 14
+#define BROADCAST(address) _mm512_set1_ps(*(address))
+#define MULTIPLY_ADD(a, b, c) _mm512_fmadd_ps(a, b, c)
+#include "product_isa.h"
+#include "product_undef.h"
+}  // namespace avx512
+
+const Kernels &kernels() {
+    static const Kernels &best = []() -> const Kernels & {
+        const char *isa = micro_kernels().isa;
+        if (!std::strcmp(isa, "avx512")) return avx512::kernels;
+        return std::strcmp(isa, "avx2") ? sse2::kernels : avx2::kernels;
+    }();
+    return best;
+}
+
+float number(int64_t bits) {
+    float x;
+    int32_t low = int32_t(bits);
+    std::memcpy(&x, &low, sizeof x);
+    return x;
+}
+
+// dims of `product`, one for each name in this order; the same as nnaccel_backend_x86.products.ProductDims.
+struct ProductDims {
+    int64_t images, in_height, in_width, channels;  // input; a matrix has height 1
+    int64_t out_height, out_width, columns;         // output
+    int64_t kernel_height, kernel_width, stride_y, stride_x, dilation_y, dilation_x, pad_y, pad_x;
+    int64_t in_stride, out_stride, residual_stride;  // elements between neighboring pixels
+    int64_t row_blocks, column_blocks;               // tasks: all pairs, columns fastest
+    int64_t chunk;                                   // elements of a panel's column that stay in the first-level cache
+    int64_t has_scale, has_shift, prologue_relu;     // of input channels, for 1x1 only
+    int64_t has_bias, has_residual, activation, alpha, beta;
+};
+
+// Addresses of the input pixels of output pixels [begin, end), per tap; `zeros` stands for pixels outside.
+void gather(const ProductDims &d, const float *x, int64_t begin, int64_t end, const float *zeros, const float **rows) {
+    const int64_t count = end - begin, plane = d.out_height * d.out_width;
+    for (int64_t i = 0; i < count;) {
+        const int64_t at = begin + i, image = at / plane, oy = at % plane / d.out_width, ox = at % d.out_width;
+        const int64_t run = std::min(count - i, d.out_width - ox);
+        const float *base = x + image * d.in_height * d.in_width * d.in_stride;
+        for (int64_t ky = 0; ky < d.kernel_height; ++ky) {
+            const int64_t y = oy * d.stride_y + ky * d.dilation_y - d.pad_y;
+            const bool inside = y >= 0 && y < d.in_height;
+            for (int64_t kx = 0; kx < d.kernel_width; ++kx) {
+                const float **to = rows + (ky * d.kernel_width + kx) * count + i;
+                int64_t column = ox * d.stride_x + kx * d.dilation_x - d.pad_x;
+                for (int64_t j = 0; j < run; ++j, column += d.stride_x)
+                    to[j] = inside && column >= 0 && column < d.in_width ? base + (y * d.in_width + column) * d.in_stride : zeros;
+            }
+        }
+        i += run;
+    }
+}
+
+}  // namespace
+
+// Convolution or product with packed weights, as ProductDims says. Buffers: input [pixels][in_stride], packed weights
+// [columns / PANEL][taps][channels][PANEL], then where has_... says so bias, scale, shift, residual; then the output.
+// Scratch, with P the most pixels of a task: addresses, P * taps; a row of zeros; partial sums, P * PANEL; with a prologue, P rows.
+void product(void **buffers, const int64_t *dims, uint8_t *scratch, int64_t begin, int64_t end) {
+    ProductDims d;
+    std::memcpy(&d, dims, sizeof d);
+    int next = 0;
+    const auto *x = static_cast<const float *>(buffers[next++]);
+    const auto *weights = static_cast<const float *>(buffers[next++]);
+    auto optional = [&](int64_t has) { return has ? static_cast<const float *>(buffers[next++]) : nullptr; };
+    Epilogue e;
+    e.bias = optional(d.has_bias);
+    const float *scale = optional(d.has_scale), *shift = optional(d.has_shift);
+    e.residual = optional(d.has_residual);
+    e.residual_stride = d.residual_stride;
+    e.activation = d.activation;
+    e.alpha = number(d.alpha);
+    e.beta = number(d.beta);
+    auto *out = static_cast<float *>(buffers[next]);
+
+    const Kernels &k = kernels();
+    const bool prepare = scale || shift || d.prologue_relu;
+    const int64_t pixels = d.images * d.out_height * d.out_width, taps = d.kernel_height * d.kernel_width;
+    const int64_t most = (pixels + d.row_blocks - 1) / d.row_blocks, panels = (d.columns + PANEL - 1) / PANEL;
+    // Rows a power of two apart would share few sets of the first-level cache.
+    const int64_t prepared_stride = d.channels + PANEL;
+    auto *rows = reinterpret_cast<const float **>(scratch);
+    auto *zeros = reinterpret_cast<float *>(scratch + (most * taps * sizeof(float *) + 63) / 64 * 64);
+    float *sums = zeros + (d.channels + PANEL - 1) / PANEL * PANEL;
+    float *prepared = sums + most * PANEL;
+    std::memset(zeros, 0, size_t(d.channels) * sizeof(float));
+
+    // A chunk is some taps, or a part of one.
+    const int64_t parts = (d.channels + d.chunk - 1) / d.chunk, part = (d.channels + parts - 1) / parts;
+    const int64_t together = parts > 1 ? 1 : std::max<int64_t>(1, d.chunk / d.channels);
+    int64_t last_block = -1;
+    for (int64_t task = begin; task < end; ++task) {
+        const int64_t block = task / d.column_blocks, which = task % d.column_blocks;
+        const int64_t from = pixels * block / d.row_blocks, count = pixels * (block + 1) / d.row_blocks - from;
+        if (count == 0) continue;
+        if (block != last_block) {
+            gather(d, x, from, from + count, zeros, rows);
+            if (prepare) {
+                k.prologue(rows, count, d.channels, scale, shift, d.prologue_relu != 0, prepared, prepared_stride);
+                for (int64_t i = 0; i < count; ++i) rows[i] = prepared + i * prepared_stride;
+            }
+            last_block = block;
+        }
+        for (int64_t p = panels * which / d.column_blocks; p < panels * (which + 1) / d.column_blocks; ++p) {
+            const int64_t width = std::min(PANEL, d.columns - p * PANEL);
+            const float *panel = weights + p * taps * d.channels * PANEL;
+            for (int64_t tap = 0; tap < taps; tap += together) {
+                for (int64_t first = 0; first < d.channels; first += part) {
+                    Tile t;
+                    t.a_step = count;
+                    t.first = first;
+                    t.taps = std::min(together, taps - tap);
+                    t.k = std::min(part, d.channels - first);
+                    t.epilogue = &e;
+                    t.out = out;
+                    t.out_stride = d.out_stride;
+                    const bool finishing = tap + together >= taps && first + part >= d.channels;
+                    for (int64_t c = 0; c < width;) {
+                        const Tiles &tiles = width - c > k.narrow.width ? k.wide : k.narrow;
+                        t.b = panel + (tap * d.channels + first) * PANEL + c;
+                        t.column = p * PANEL + c;
+                        t.columns = width - c;
+                        for (int64_t i = 0, n; i < count; i += n) {
+                            n = next_rows(count - i, tiles.rows);
+                            t.a = rows + tap * count + i;
+                            t.row = from + i;
+                            float *sum = sums + i * PANEL + c;
+                            t.start = tap + first > 0 ? sum : nullptr;
+                            t.partial = finishing ? nullptr : sum;
+                            tiles.by_rows[n](t);
+                        }
+                        c += tiles.width;
+                    }
+                }
+            }
+        }
+    }
+}
+
+// Products of few rows with weights that are read once, where they lie: (columns, channels), row-major. dims: rows, columns,
+// channels, in_stride, out_stride, residual_stride, blocks of columns (tasks), chunk (channels of up to 8 rows that stay in the
+// first-level cache; or all of them), has_bias, has_residual, activation, alpha, beta. Buffers: input, weights, bias, residual, output.
+// Scratch: the input, [chunks][rows][chunk]; then sums of GROUP weight rows.
+void rows_product(void **buffers, const int64_t *dims, uint8_t *scratch, int64_t begin, int64_t end) {
+    const int64_t m = dims[0], n = dims[1], k = dims[2], in_stride = dims[3], out_stride = dims[4], blocks = dims[6], chunk = dims[7];
+    int next = 0;
+    const auto *x = static_cast<const float *>(buffers[next++]);
+    const auto *w = static_cast<const float *>(buffers[next++]);
+    Epilogue e;
+    if (dims[8]) e.bias = static_cast<const float *>(buffers[next++]);
+    if (dims[9]) e.residual = static_cast<const float *>(buffers[next++]);
+    e.residual_stride = dims[5];
+    e.activation = dims[10];
+    e.alpha = number(dims[11]);
+    e.beta = number(dims[12]);
+    auto *out = static_cast<float *>(buffers[next]);
+    // Rows of x a multiple of the page apart would share few sets of the first-level cache: chunk by chunk they do not.
+    auto *packed = reinterpret_cast<float *>(scratch);
+    auto *sums = packed + (m * k + 15) / 16 * 16;
+    for (int64_t first = 0; first < k; first += chunk)
+        for (int64_t i = 0; i < m; ++i) {
+            const int64_t width = std::min(chunk, k - first);
+            std::memcpy(packed + m * first + i * width, x + i * in_stride + first, size_t(width) * sizeof(float));
+        }
+    const Kernels &kernel = kernels();
+    const int64_t vector = kernel.vector, sets = MOST_DOTS * vector * GROUP;
+    const int64_t from = n * begin / blocks, to = n * end / blocks;
+    for (int64_t j = from; j < to; j += GROUP) {
+        const int64_t count = std::min<int64_t>(GROUP, to - j);
+        std::memset(sums, 0, size_t((m + MOST_DOTS - 1) / MOST_DOTS * sets) * sizeof(float));
+        for (int64_t first = 0; first < k; first += chunk) {
+            const int64_t width = std::min(chunk, k - first);
+            const float *at = w + j * k + first;
+            // What comes after this chunk: the next one of these rows, or the first one of the next rows.
+            const float *after = first + chunk < k ? at + chunk : j + GROUP < to ? w + (j + GROUP) * k : at;
+            for (int64_t i = 0; i < m; i += MOST_DOTS)
+                kernel.rows.by_rows[std::min<int64_t>(MOST_DOTS, m - i)](packed + m * first + i * width, width, at, k, width, count, after,
+                                                                        sums + i / MOST_DOTS * sets);
+        }
+        for (int64_t i = 0; i < m; i += MOST_DOTS)
+            kernel.finish_rows(sums + i / MOST_DOTS * sets, std::min<int64_t>(MOST_DOTS, m - i), count, e, i, j, out, out_stride);
+    }
+}
+
+// Weights (columns, channels, taps), row-major, as panels [columns / PANEL][taps][channels][PANEL]; or, where dims[3] is set,
+// (channels, columns). dims: columns, channels, taps, transposed. One task per panel. Buffers: weights, panels.
+void pack_panels(void **buffers, const int64_t *dims, uint8_t *, int64_t begin, int64_t end) {
+    const int64_t columns = dims[0], channels = dims[1], taps = dims[2];
+    const bool transposed = dims[3] != 0;
+    const auto *w = static_cast<const float *>(buffers[0]);
+    auto *to = static_cast<float *>(buffers[1]) + begin * taps * channels * PANEL;
+    for (int64_t p = begin; p < end; ++p)
+        for (int64_t tap = 0; tap < taps; ++tap)
+            for (int64_t c = 0; c < channels; ++c)
+                for (int64_t j = p * PANEL; j < (p + 1) * PANEL; ++j)
+                    *to++ = j >= columns ? 0.0f : transposed ? w[c * columns + j] : w[(j * channels + c) * taps + tap];
+}
+
+// Copies parts into slices of each row of a wider tensor. dims: rows, blocks of rows (tasks), elements between rows of the output,
+// how many parts, then per part: elements between its rows, elements of a row, and where in the output's row they go. Buffers: parts, output.
+void concat(void **buffers, const int64_t *dims, uint8_t *, int64_t begin, int64_t end) {
+    const int64_t rows = dims[0], blocks = dims[1], out_stride = dims[2], parts = dims[3];
+    auto *out = static_cast<float *>(buffers[parts]);
+    for (int64_t i = rows * begin / blocks; i < rows * end / blocks; ++i)
+        for (int64_t p = 0; p < parts; ++p) {
+            const int64_t *d = dims + 4 + 3 * p;
+            const float *from = static_cast<const float *>(buffers[p]) + i * d[0];
+            std::memcpy(out + i * out_stride + d[2], from, size_t(d[1]) * sizeof(float));
+        }
+}
+
+}  // namespace nnx

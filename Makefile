@@ -2,11 +2,12 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test quick lint test-install doctor clean
+.PHONY: help demo test test-slow quick lint test-install doctor clean
 
 help:
 	@echo "make demo          classify photos before and after nnaccel.optimize"
 	@echo "make test          install what is needed, lint, run all tests"
+	@echo "make test-slow     the 24 networks at full size, batch 1, 3 and 16 (some 20 minutes on 2 cores)"
 	@echo "make quick         the tests that take seconds (needs one 'make test' or 'make demo' before)"
 	@echo "make lint          ruff, mypy, import rules"
 	@echo "make test-install  build every package and install subsets of them in fresh environments"
@@ -21,6 +22,10 @@ test:
 	@$(PYTHON) scripts/bootstrap.py demo test
 	@$(MAKE) --no-print-directory lint
 	$(BIN)/python -m pytest
+
+test-slow:
+	@$(PYTHON) scripts/bootstrap.py demo test
+	$(BIN)/python -m pytest -m full tests/networks
 
 quick:
 	$(BIN)/python -m pytest -q tests/test_quick.py

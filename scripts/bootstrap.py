@@ -24,9 +24,11 @@ BIN = VENV / "bin"
 STAMP = VENV / "nnaccel-bootstrap.txt"
 
 TORCH = "torch==2.13.0"
-PACKAGES = ["nnaccel_core", "nnaccel_frontend_torch", "nnaccel_backend_x86", "."]
+PACKAGES = ["nnaccel_core", "nnaccel_frontend_onnx", "nnaccel_frontend_torch", "nnaccel_backend_x86", "."]
 DEMO = "examples/demo"
-TEST_TOOLS = ["pytest>=8", "hypothesis>=6", "ruff>=0.14,<0.18", "mypy>=1.18,<3", "import-linter>=2.5,<3"]
+#: Definitions of the networks that the tests run, without its requirements: it would bring another torch.
+TORCHVISION = ["torchvision==0.28.0", "pillow>=9"]
+TEST_TOOLS = ["pytest>=8", "hypothesis>=6", "ruff>=0.14,<0.18", "mypy>=1.18,<3", "import-linter>=2.5,<3", "onnxruntime>=1.20"]
 #: What the packages are built with; given here since they are built in this environment, not in one each.
 BUILD_TOOLS = ["setuptools>=77", "wheel"]
 NATIVE_SUFFIXES = {".c", ".cc", ".cpp", ".h", ".hpp", ".ispc", ".cmake", ".S"}
@@ -85,6 +87,8 @@ def install(groups: list[str], renew: bool) -> None:
     # torch first and by exact version: any other requirement on it must find this one.
     tools += TEST_TOOLS if "test" in groups else []
     run([*pip, TORCH, *tools], "installing torch", "check the network and pip's settings")
+    if "test" in groups:
+        run([*pip, "--no-deps", *TORCHVISION], "installing torchvision", "check the network and pip's settings")
     packages = PACKAGES[:-1] + ([DEMO] if "demo" in groups else []) + ["."]
     editable: list[str] = []
     for package in packages:

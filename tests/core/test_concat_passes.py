@@ -100,3 +100,15 @@ def test_siblings_that_a_3x3_reads_stay_apart():
     one, two = (b("conv", x, b.param(4, 6, 1, 1), **POINT) for _ in range(2))
     before = b.done(b("conv", one, b.param(2, 4, 3, 3), **CONV), two)
     assert ops(concat.merge_sibling_convolutions(before)) == ["conv"] * 3
+
+
+def test_wide_siblings_stay_apart_since_slices_would_cost_more():
+    def siblings(*channels: int) -> list[str]:
+        b = Builder()
+        x = b.input(sym("n"), 6, 5, 5)
+        parts = [b("conv", x, b.param(c, 6, 1, 1), **POINT) for c in channels]
+        return ops(concat.merge_sibling_convolutions(b.done(b("concat", *parts, axis=1))))
+
+    assert siblings(64, 48, 64).count("conv") == 3
+    assert siblings(16, 16).count("conv") == 2
+    assert siblings(8, 8, 8, 8).count("conv") == 1

@@ -14,7 +14,7 @@ from nnaccel_core.interp import run_graph, run_values
 from nnaccel_core.ir import Graph, channels_last, sym
 from nnaccel_core.ir.verify import verify
 from nnaccel_core.ops.registry import infer
-from nnaccel_core.passes import canonicalize, concat, fold, layout
+from nnaccel_core.passes import canonicalize, fold, layout
 from nnaccel_core.passes.pipeline import GRAPH_PASSES, run_passes
 from nnaccel_core.passes.prepare import split_prepare
 
@@ -204,6 +204,8 @@ def random_graphs(draw) -> Graph:
                     "bn",
                     "pool",
                     "avg",
+                    "shrink",
+                    "twins",
                     "view",
                     "mean",
                     "same",
@@ -231,6 +233,11 @@ def random_graphs(draw) -> Graph:
             w = b("max_pool", v, kernel=(3, 3), stride=(1, 1), padding=((1, 1), (1, 1)), dilation=(1, 1), ceil_mode=False)
         elif kind == "avg":
             w = b("avg_pool", v, kernel=(3, 3), stride=(1, 1), padding=((1, 1), (1, 1)), ceil_mode=False, count_include_pad=False)
+        elif kind == "shrink" and min(v.shape[2:]) >= 2:
+            w = b("max_pool", v, kernel=(2, 2), stride=(2, 2), padding=((0, 0), (0, 0)), dilation=(1, 1), ceil_mode=False)
+        elif kind == "twins":
+            point = {**CONV, "padding": ((0, 0), (0, 0))}
+            w = b("concat", *(b("conv", v, b.param(2, c, 1, 1), b.param(2), **point) for _ in range(2)), axis=1)
         elif kind == "view":
             w = b("transpose", b("transpose", v, perm=(0, 2, 3, 1)), perm=(0, 3, 1, 2))
         elif kind == "cat":
@@ -247,7 +254,6 @@ def random_graphs(draw) -> Graph:
 
 PASSES = [
     *GRAPH_PASSES,
-    ("merge_sibling_convolutions", concat.merge_sibling_convolutions),
     ("assign_layouts", layout.assign_layouts),
     ("materialize_outputs", layout.materialize_outputs),
     ("split_prepare", lambda g: split_prepare(g) and g),

@@ -38,7 +38,7 @@ class Watched(WrongBackend):
 
 
 def run(backend: Any, compiled: Any, graph: Graph, n: int) -> None:
-    inputs, params = random_values(graph, env={"n": n}, seed=n)
+    inputs, _ = random_values(graph, env={"n": n}, seed=n)
     (got,) = compiled(inputs)
     (want,) = run_graph(graph, inputs, compiled.testing_params)
     assert abs(got - want).max() < 1e-5
@@ -113,11 +113,14 @@ def test_a_damaged_record_is_decided_anew(watched, monkeypatch):
     graph, backend, compiled = watched
     from nnaccel_core.cache import DiskCache
 
-    (segment,) = compiled.segments.values()
     get = DiskCache.get
     for bad in (b"{", b"[[true, [999]]]", b"[1]", b"null"):
         path = DiskCache().put("other", "0" * 64, bad)
-        monkeypatch.setattr(DiskCache, "get", lambda self, kind, key, path=path: path if kind == "covers" else get(self, kind, key))
+
+        def damaged(self: Any, kind: str, key: str, path: Any = path) -> Any:
+            return path if kind == "covers" else get(self, kind, key)
+
+        monkeypatch.setattr(DiskCache, "get", damaged)
         again = compile_graph(net(), backend, compiled.testing_params, Options(slicing=False))
         again.testing_params = compiled.testing_params  # type: ignore[attr-defined]
         backend.asked.clear()

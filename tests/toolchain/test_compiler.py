@@ -16,6 +16,7 @@ import pytest
 
 from nnaccel_backend_x86.toolchain import KernelCompiler, build
 from nnaccel_backend_x86.toolchain import compiler as compiler_module
+from nnaccel_core import progress
 from nnaccel_core.errors import ToolchainError
 from nnaccel_core.loopir.source import KernelSource
 from toolchain.helpers import call, scale_kernel
@@ -214,13 +215,35 @@ def test_compiler_that_is_no_compiler(no_ispc, machine, monkeypatch, script):
 
 @pytest.mark.filterwarnings("ignore:ISPC was not found")
 def test_slow_compile_shows_progress(no_ispc, machine, monkeypatch, script, capsys):
-    monkeypatch.setattr(build, "SHOW_AFTER", 0.2)
+    monkeypatch.setattr(progress, "SHOW_AFTER", 0.2)
     fake_cc(script, monkeypatch, 'sleep 0.6; exec cc "$@"')
     KernelCompiler(machine).load([scale_kernel(9.0)])
     err = capsys.readouterr().err
-    one, two = err.splitlines()
-    assert one == "nnaccel: compiling 1 kernel with fake 1.0 ..."
-    assert re.fullmatch(r"nnaccel: compiled 1 kernel with fake 1.0 in \d+\.\d s \(kept for next time\)", two)
+    assert err == "nnaccel: compiling 1 kernel with fake 1.0 ...\n"
+
+
+@pytest.mark.filterwarnings("ignore:ISPC was not found")
+def test_long_sources_are_compiled_in_more_batches_than_cores(no_ispc, machine, monkeypatch, script, capsys):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0})
+    monkeypatch.setattr(compiler_module, "BATCH", 1)
+    fake_cc(script, monkeypatch, 'sleep 0.3; exec cc "$@"')
+    monkeypatch.setattr(progress, "SHOW_AFTER", 0.0)
+    monkeypatch.setattr(progress, "INTERVAL", 0.0)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    KernelCompiler(machine).load([scale_kernel(10.0 + i) for i in range(4)])
+    shown = [line for line in re.split(r"[\r\n]", capsys.readouterr().err) if line]
+    states = [int(m.group(1)) for line in shown if (m := re.search(r": (\d) of 4, \d+ s$", line))]
+    assert states == sorted(states)
+    assert len(set(states)) > 2
+    assert re.search(r"nnaccel: compiled 4 kernels with .* \(kept for next time\) in \d+\.\d s$", shown[-1])
+
+
+@pytest.mark.filterwarnings("ignore:ISPC was not found")
+def test_progress_can_be_silenced(no_ispc, machine, monkeypatch, capsys):
+    monkeypatch.setattr(progress, "SHOW_AFTER", 0.0)
+    monkeypatch.setenv("NNACCEL_PROGRESS", "0")
+    KernelCompiler(machine).load([scale_kernel(20.0)])
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.filterwarnings("ignore:ISPC was not found")

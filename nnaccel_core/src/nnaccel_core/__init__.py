@@ -1,7 +1,8 @@
 """nnaccel's core: the IR, the passes, depth-first parallelism, plug-ins. Users call `optimize`."""
 
-from nnaccel_core.driver.explain import Explanation, explain
+from nnaccel_core.driver.explain import explain
 from nnaccel_core.driver.optimize import optimize
+from nnaccel_core.driver.report import Explanation
 from nnaccel_core.errors import (
     DeviceError,
     GuardError,

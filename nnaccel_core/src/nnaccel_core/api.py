@@ -13,7 +13,7 @@ from nnaccel_core.errors import UnsupportedError
 from nnaccel_core.ir import Env, Graph, Node, Program, TensorType
 from nnaccel_core.options import Options
 from nnaccel_core.plan import Plan
-from nnaccel_core.select.candidate import Candidate
+from nnaccel_core.select.candidate import Candidate, Pack
 
 if TYPE_CHECKING:
     from nnaccel_core.driver.session import Session
@@ -122,6 +122,13 @@ class Bridge(abc.ABC):
         """The framework's current stream (0 on CPUs)."""
         return 0
 
+    def precision(self) -> tuple[str, ...]:
+        """Operators (of ``"conv"``, ``"matmul"``) that the framework's switches now let round float32 operands to TF32.
+
+        Asked when a program is compiled; a frontend keeps programs of different answers apart.
+        """
+        return ()
+
     def touched(self, tensor: Any) -> None:  # noqa: B027 - optional
         """Tell the framework that we wrote ``tensor``."""
 
@@ -171,6 +178,10 @@ class Memory(abc.ABC):
     @abc.abstractmethod
     def numpy(self, type: TensorType) -> np.ndarray[Any, Any]:
         """A host view (CPU) or copy of the memory as ``type``, in logical axis order."""
+
+    def write(self, type: TensorType, array: np.ndarray[Any, Any]) -> None:
+        """Fill the memory as ``type`` with ``array``, given in logical axis order. Devices without host views override this."""
+        self.numpy(type)[...] = array
 
 
 class Backend(abc.ABC):
@@ -228,6 +239,13 @@ class Backend(abc.ABC):
             UnsupportedError: the key is not this backend's.
         """
         raise UnsupportedError(f"backend {self.name!r} packs nothing, but was given {node.where()}")
+
+    def packed(self, pack: Pack, array: np.ndarray[Any, Any]) -> Memory | None:
+        """``array`` (a parameter's values on the host) in the form ``pack`` of it; None leaves that to `pack_candidate`."""
+        return None
+
+    def use(self, bridge: Bridge) -> None:  # noqa: B027 - optional
+        """Told once for each bridge that networks on this device use: a device may take scratch memory from its framework."""
 
     @abc.abstractmethod
     def printer(self) -> Printer:

@@ -20,6 +20,7 @@ class Options:
         verify: compare the first `VERIFIED_CALLS` calls of each program with the framework's own result.
         slicing: run large batches some samples at a time, where samples do not meet; less memory, fewer plans.
         libraries: False forbids vendor libraries, so that every op runs on generated kernels.
+        tf32: operators (``"conv"``, ``"matmul"``) that may round float32 operands to TF32; set from `Bridge.precision`.
     """
 
     dfp: bool = True
@@ -28,6 +29,7 @@ class Options:
     verify: bool = False
     libraries: bool = True
     slicing: bool = True
+    tf32: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.numerics not in ("fast", "strict"):

@@ -46,6 +46,14 @@ class TorchCpuBridge(Bridge):
 
     def allocate(self, type: TensorType) -> Any:
         """A new tensor of static ``type``, uninitialized."""
+        shape, strides, dtype = self._plan_of(type)
+        # device is given so that torch.set_default_device and torch.device contexts do not redirect it.
+        if strides is None:
+            return self._empty(shape, dtype=dtype, device="cpu")
+        return self._empty_strided(shape, strides, dtype=dtype, device="cpu")
+
+    def _plan_of(self, type: TensorType) -> tuple[Any, ...]:
+        """``(shape, strides or None, dtype)`` of a new tensor, remembered."""
         plan = self._plans.get(type)
         if plan is None:
             d = self._dtypes
@@ -55,11 +63,7 @@ class TorchCpuBridge(Bridge):
             if len(self._plans) > 1024:
                 self._plans = {}
             self._plans[type] = plan
-        shape, strides, dtype = plan
-        # device is given so that torch.set_default_device and torch.device contexts do not redirect it.
-        if strides is None:
-            return self._empty(shape, dtype=dtype, device="cpu")
-        return self._empty_strided(shape, strides, dtype=dtype, device="cpu")
+        return plan
 
     def threads(self) -> int:
         """torch's own number of intra-op threads, now."""
@@ -74,3 +78,34 @@ class TorchCpuBridge(Bridge):
         """Write ``source`` over ``target``."""
         with self._torch.no_grad():
             target.copy_(source)
+
+
+class TorchCudaBridge(TorchCpuBridge):
+    """Memory of torch's caching allocator on the current NVIDIA GPU."""
+
+    device = "cuda"
+
+    def _place(self) -> Any:
+        return self._torch.device("cuda", self._torch.cuda.current_device())
+
+    def allocate(self, type: TensorType) -> Any:
+        """A new tensor of static ``type`` on the current GPU, uninitialized, in the order of the current stream."""
+        shape, strides, dtype = self._plan_of(type)
+        if strides is None:
+            return self._empty(shape, dtype=dtype, device=self._place())
+        return self._empty_strided(shape, strides, dtype=dtype, device=self._place())
+
+    def numpy(self, tensor: Any) -> Any:
+        """A copy of the tensor's values in host memory; waits for the GPU."""
+        found = tensor.detach().cpu()
+        return found.float().numpy() if found.dtype is self._torch.bfloat16 else found.numpy()
+
+    def stream(self) -> int:
+        """torch's current stream."""
+        return int(self._torch.cuda.current_stream().cuda_stream)
+
+    def precision(self) -> tuple[str, ...]:
+        """Which operators torch's TF32 switches let round float32 operands."""
+        backends = self._torch.backends
+        conv, matmul = backends.cudnn.allow_tf32, backends.cuda.matmul.allow_tf32
+        return tuple(name for name, on in (("conv", conv), ("matmul", matmul)) if on)

@@ -20,6 +20,7 @@ from nnaccel_core.errors import UnsupportedError
 from nnaccel_frontend_torch.capture import BATCH, Call, Record, trace
 from nnaccel_frontend_torch.dtypes import TO_IR, dense_layout
 from nnaccel_frontend_torch.guards import STATE_CHANGED, Guard
+from nnaccel_frontend_torch.place import at, device_of
 from nnaccel_frontend_torch.refusal import Refusal
 from nnaccel_frontend_torch.verified import verified
 
@@ -83,6 +84,9 @@ class State:
     def __init__(self, user: nn.Module, session: Session) -> None:
         self.user = user
         self.session = session
+        #: where the network and its arguments are
+        self.home = device_of(session.bridge.home or session.device)
+        self._precision = session.bridge.precision
         self.reasons: Counter[str] = Counter()
         self.captures = 0
         self.recaptures = 0
@@ -107,16 +111,22 @@ class State:
 
     def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run the network: compiled where that gives what the user's own forward would, else that forward."""
+        if self.home.index is not None and torch.cuda.current_device() != self.home.index:
+            with torch.cuda.device(self.home):
+                return self._run(args, kwargs)
+        return self._run(args, kwargs)
+
+    def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         reason = self._environment()
         if reason is not None:
             return self._own(reason, args, kwargs)
         if kwargs or len(args) != 1:
             return self._general(args, kwargs)
         x = args[0]
-        if type(x) is not torch.Tensor or x.requires_grad or not x.is_contiguous() or not x.is_cpu or x.is_neg():
+        if type(x) is not torch.Tensor or x.requires_grad or not x.is_contiguous() or x.device != self.home or x.is_neg():
             return self._general(args, kwargs)
         # The common call: one plain row-major tensor of a shape that was seen before.
-        entry = self._shortcuts.get((x.dtype, x.shape, _default_dtype()))
+        entry = self._shortcuts.get((x.dtype, x.shape, _default_dtype(), self._precision()))
         if entry is None or _grad_enabled() or self.dirty or self._check():
             return self._general(args, kwargs)
         self.compiled_calls += 1
@@ -152,7 +162,7 @@ class State:
         except Refusal as e:
             return self._own(str(e), args, kwargs)
         for t in call.tensors:
-            if not t.is_cpu:
+            if t.device != self.home:
                 return self._own(
                     f"an argument is on {t.device}, the network was optimized for {self.session.device}", args, kwargs
                 )
@@ -188,7 +198,7 @@ class State:
         if not kwargs and len(args) == 1 and tensors and tensors[0] is args[0] and layouts[0] == tuple(range(args[0].dim())):
             if len(self._shortcuts) >= _MAX_SHORTCUTS:
                 self._shortcuts = {}
-            self._shortcuts[(args[0].dtype, args[0].shape, _default_dtype())] = entry
+            self._shortcuts[(args[0].dtype, args[0].shape, _default_dtype(), self._precision())] = entry
         self.compiled_calls += 1
         return self._finish(entry, tensors, call.tensors)
 
@@ -292,7 +302,7 @@ class State:
             )
             for t, layout in zip(tensors, layouts, strict=True)
         )
-        fixed = (call.spec, tuple((type(x), x) for x in call.leaves), parts, torch.get_default_dtype())
+        fixed = (call.spec, tuple((type(x), x) for x in call.leaves), parts, torch.get_default_dtype(), self._precision())
         any_size = (fixed, first == 1 and any(t.dim() and t.shape[0] != 1 for t in tensors))
         this_size = (fixed, tuple(t.shape for t in tensors))
         found = self._entries.get(any_size)
@@ -317,7 +327,8 @@ class State:
         guard = self._guard
         assert guard is not None
         dense = Call(call.leaves, call.spec, list(tensors), call.positions)
-        record = trace(self.user, self.user.forward, dense, layouts, lambda: not guard.state_changed(), dynamic)
+        with at(self.home):
+            record = trace(self.user, self.user.forward, dense, layouts, lambda: not guard.state_changed(), dynamic)
         self.captures += 1
         compiled = self._compile(record)
         if record.extra_inputs:

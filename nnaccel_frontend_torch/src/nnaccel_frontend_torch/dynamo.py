@@ -19,6 +19,7 @@ from nnaccel_frontend_torch.capture import Record, finish, network_tensors
 from nnaccel_frontend_torch.dtypes import TO_IR, dense_layout
 from nnaccel_frontend_torch.guards import Guard
 from nnaccel_frontend_torch.importer import Importer, Param
+from nnaccel_frontend_torch.place import at, device_of
 from nnaccel_frontend_torch.refusal import NeedStatic, Refusal
 from nnaccel_frontend_torch.verified import verified
 
@@ -82,6 +83,7 @@ class DynamoGraph:
         self.state = state
         self.module = module
         self.session = session
+        self._home = device_of(session.bridge.home or session.device)
         self.reasons = reasons
         self.placeholders = [n for n in module.graph.nodes if n.op == "placeholder"]
         self.static = [_is_static(n, x) for n, x in zip(self.placeholders, inputs, strict=True)]
@@ -110,7 +112,8 @@ class DynamoGraph:
         key = tuple((t.dtype, layout, t.dim()) for t, layout in zip(free, layouts, strict=True))
         entry = self._entries.get(key)
         if entry is None:
-            entry = self._entries[key] = self._import(args, layouts)
+            with at(self._home):
+                entry = self._entries[key] = self._import(args, layouts)
         if isinstance(entry, str):
             self.reasons[entry] += 1
             return self.module(*args)
@@ -139,7 +142,7 @@ class DynamoGraph:
         for t in tensors:
             if (
                 type(t) not in (torch.Tensor, nn.Parameter)
-                or not t.is_cpu
+                or t.device != self._home
                 or t.layout is not torch.strided
                 or t.dtype not in TO_IR
             ):

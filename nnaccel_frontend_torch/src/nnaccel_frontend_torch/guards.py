@@ -182,7 +182,7 @@ class _Seen:
         self.facts = _facts(t)
         self.nbytes = nbytes if nbytes and t.data_ptr() else 0
         if self.nbytes:
-            memory = np.frombuffer((ctypes.c_char * nbytes).from_address(t.data_ptr()), np.uint8)
+            memory = np.frombuffer((ctypes.c_char * nbytes).from_address(t.data_ptr()), np.uint8)  # type: ignore[call-overload]
             if nbytes <= _WHOLE:
                 self.index: Any = slice(None)
             else:
@@ -209,7 +209,7 @@ def _load_native() -> Any:
     """The configured native module, or None with the reason in `native_reason`."""
     global native_reason
     try:
-        from nnaccel_frontend_torch import _guards, layout_probe
+        from nnaccel_frontend_torch import _guards, layout_probe  # type: ignore[attr-defined]
     except ImportError as e:
         native_reason = f"the extension module is not built ({e})"
         return None

@@ -17,6 +17,7 @@ from nnaccel_core.ir.program import Foreign, Part, Program, Segment
 from nnaccel_core.ops.registry import infer
 from nnaccel_frontend_torch.alias import Ref, Step, Storage
 from nnaccel_frontend_torch.dtypes import TO_IR, TO_TORCH, dense_layout, is_channels_last, torch_strides
+from nnaccel_frontend_torch.place import is_here
 from nnaccel_frontend_torch.refusal import NeedStatic, Refusal, Unmapped
 
 Param = tuple[str, Callable[[], Any]]
@@ -116,7 +117,7 @@ class Importer:
             )
         if type(tensor) not in (torch.Tensor, torch.nn.Parameter) or tensor.layout != torch.strided or tensor.is_neg():
             raise Refusal(f"parameter {self.params[id(tensor)][0]!r} is a {type(tensor).__name__} of layout {tensor.layout}")
-        if tensor.device.type != "cpu":
+        if not is_here(tensor.device):
             raise Refusal(f"parameter {self.params[id(tensor)][0]!r} is on {tensor.device}")
         name, get = self.params[id(tensor)]
         type_ = self.type_of(tensor)

@@ -23,7 +23,7 @@ def nnaccel_register_frontends() -> Sequence[type[Frontend]]:
 
 @hookimpl
 def nnaccel_register_bridges() -> Sequence[type[Bridge]]:
-    """The bridge for torch tensors in CPU memory."""
-    from nnaccel_frontend_torch.bridge import TorchCpuBridge
+    """The bridges for torch tensors in the memory of CPUs and of NVIDIA GPUs."""
+    from nnaccel_frontend_torch.bridge import TorchCpuBridge, TorchCudaBridge
 
-    return [TorchCpuBridge]
+    return [TorchCpuBridge, TorchCudaBridge]

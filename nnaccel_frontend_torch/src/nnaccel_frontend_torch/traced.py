@@ -12,6 +12,7 @@ from nnaccel_core.ir import Expr
 from nnaccel_frontend_torch.alias import Ref
 from nnaccel_frontend_torch.dtypes import TO_TORCH
 from nnaccel_frontend_torch.importer import paused
+from nnaccel_frontend_torch.place import here
 from nnaccel_frontend_torch.refusal import NeedStatic, Refusal
 
 if TYPE_CHECKING:
@@ -53,7 +54,6 @@ _DATA = frozenset(
     }
 )
 _CONSTANT = {
-    "is_cuda": False,
     "is_sparse": False,
     "is_quantized": False,
     "is_mkldnn": False,
@@ -228,8 +228,8 @@ class TracedTensor(torch.Tensor):
 
     @property
     def device(self) -> torch.device:
-        """Always the CPU: networks on other devices are not traced."""
-        return torch.device("cpu")
+        """The network's own."""
+        return here()
 
     @property
     def requires_grad(self) -> bool:
@@ -250,8 +250,8 @@ class TracedTensor(torch.Tensor):
         return self.tracer.call("numel", (self,), {})
 
     def get_device(self) -> int:
-        """-1: CPU memory."""
-        return -1
+        """The device's number; -1: CPU memory."""
+        return -1 if here().index is None else here().index  # type: ignore[return-value]
 
     def element_size(self) -> int:
         """Bytes per element."""
@@ -296,6 +296,8 @@ class TracedTensor(torch.Tensor):
 
 def attribute_of(x: TracedTensor, name: str) -> Any:
     """A property of ``torch.Tensor`` that the stand-in does not define itself."""
+    if name == "is_cuda":
+        return here().type == "cuda"
     if name in _CONSTANT:
         return _CONSTANT[name]
     if name in ("T", "mT", "H", "mH"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,8 +14,9 @@ from nnaccel_core.dfp.cost import EFFICIENCY, PRODUCT_EFFICIENCY, Model, Plan, m
 from nnaccel_core.dfp.group import General, Generated, KernelCall, Pattern, Reason, generalize
 from nnaccel_core.dfp.nests import lower
 from nnaccel_core.dfp.regions import Tiling, propagate, publish, tiling
+from nnaccel_core.dfp.simt import RECOMPUTE_GPU, Shape, Simt
 from nnaccel_core.dfp.spmd import kernel_dims, map_spmd
-from nnaccel_core.dfp.storage import Staged, storage
+from nnaccel_core.dfp.storage import RECOMPUTE, Staged, storage
 from nnaccel_core.dfp.store import Structures, identity, plain
 from nnaccel_core.errors import NnaccelError
 from nnaccel_core.ir import Env, Value, evaluate, sym
@@ -36,6 +38,7 @@ class Built:
         symbols: the kernel's extents with the place each is read from.
         source: the kernel, made when first asked for.
         stages: the generalized group, its nests and its tile grid, for who wants to look.
+        gpu: the kernels for thread blocks, where the machine is a GPU; ``source`` is then the plainest of them.
     """
 
     name: str
@@ -44,6 +47,7 @@ class Built:
     symbols: tuple[tuple[int, int], ...]
     source: KernelSource
     stages: Callable[[], tuple[General, Staged, Tiling]]
+    gpu: Simt | None = None
 
     @property
     def kernel(self) -> Kernel:
@@ -66,10 +70,10 @@ _built: dict[tuple[Any, ...], Built | Reason] = {}
 _lock = threading.Lock()
 
 
-def stage(general: General) -> tuple[Staged, Tiling] | Reason:
+def stage(general: General, recompute: int = RECOMPUTE) -> tuple[Staged, Tiling] | Reason:
     """Stages 1 to 3 of a generalized group: its nests after `storage`, and the tile grid."""
     group = general.group
-    staged = storage(lower(group), group.inputs, group.outputs)
+    staged = storage(lower(group), group.inputs, group.outputs, recompute)
     grid = tiling(staged)
     if isinstance(grid, Reason):
         return grid
@@ -87,13 +91,13 @@ def kernel_name(p: Pattern) -> str:
 
 def build(p: Pattern, constants: Mapping[Value, Any], machine: Machine, structures: Structures | None = None) -> Built | Reason:
     """The kernel of ``p``; remembered by structure, so that new sizes cost no lowering."""
-    key = (p.key, machine.simd_bytes)
+    key = (p.key, machine.kind, machine.simd_bytes)
     with _lock:
         found = _built.get(key)
     if found is None:
         digest = identity(p) if structures is not None else ""
         record = structures.get(digest) if structures is not None and digest else None
-        found = _read(p, constants, digest, record) if record is not None else _build(p, constants, machine, digest)
+        found = _read(p, constants, machine, digest, record) if record is not None else _build(p, constants, machine, digest)
         if structures is not None and digest and record is None:
             structures.add(digest, _record(found))
         with _lock:
@@ -101,19 +105,19 @@ def build(p: Pattern, constants: Mapping[Value, Any], machine: Machine, structur
     return found
 
 
-def _stages(p: Pattern, constants: Mapping[Value, Any]) -> tuple[General, Staged, Tiling] | Reason:
+def _stages(p: Pattern, constants: Mapping[Value, Any], machine: Machine) -> tuple[General, Staged, Tiling] | Reason:
     try:
         general = generalize(p, constants)
     except NnaccelError as e:
         return Reason(f"cannot be generalized: {e}", p.nodes)
-    staged = stage(general)
+    staged = stage(general, RECOMPUTE_GPU if machine.kind == "cuda" else RECOMPUTE)
     if isinstance(staged, Reason):
         return Reason(staged.text, p.nodes)
     return general, *staged
 
 
 def _build(p: Pattern, constants: Mapping[Value, Any], machine: Machine, digest: str) -> Built | Reason:
-    stages = _stages(p, constants)
+    stages = _stages(p, constants, machine)
     if isinstance(stages, Reason):
         return stages
     general, work, grid = stages
@@ -124,6 +128,9 @@ def _build(p: Pattern, constants: Mapping[Value, Any], machine: Machine, digest:
     product = any(registry.lookup(n.op).limit_of(n) in ("compute", "params") for n in p.nodes)
     cost = model(work, grid, machine.simd_bytes, PRODUCT_EFFICIENCY if product else EFFICIENCY)
     name = kernel_name(p)
+    if machine.kind == "cuda":
+        gpu = Simt.of(name, digest, kernel_dims(work, grid), work, grid)
+        return Built(name, cost, used, symbols, gpu.source(Shape()), lambda: stages, gpu)
     return Built(name, cost, used, symbols, KernelSource(name, digest, lambda: map_spmd(name, work, grid)), lambda: stages)
 
 
@@ -132,27 +139,34 @@ def _record(built: Built | Reason) -> dict[str, Any]:
     if isinstance(built, Reason):
         return {"refused": built.text}
     m = built.model
-    return {
+    record = {
         "used": built.used,
         "symbols": built.symbols,
         "model": [m.extents_text, m.tile_text, m.axes, m.steps, m.efficiency],
     }
+    return record | ({"gpu": [built.gpu.width, built.gpu.multiples]} if built.gpu is not None else {})
 
 
-def _read(p: Pattern, constants: Mapping[Value, Any], digest: str, record: Mapping[str, Any]) -> Built | Reason:
+def _read(
+    p: Pattern, constants: Mapping[Value, Any], machine: Machine, digest: str, record: Mapping[str, Any]
+) -> Built | Reason:
     """What `_record` kept."""
     if "refused" in record:
         return Reason(record["refused"], p.nodes)
 
     @functools.lru_cache(maxsize=1)
     def stages() -> tuple[General, Staged, Tiling]:
-        found = _stages(p, constants)
+        found = _stages(p, constants, machine)
         assert not isinstance(found, Reason)  # the same code accepted it before
         return found
 
     extents, tile, axes, steps, efficiency = record["model"]
     cost = Model(extents, tile, axes, tuple(steps), efficiency)
     name = kernel_name(p)
+    if machine.kind == "cuda":
+        width, multiples = record["gpu"]
+        gpu = Simt(name, digest, width, tuple(multiples), lambda: stages()[1:])
+        return Built(name, cost, tuple(record["used"]), plain(record["symbols"]), gpu.source(Shape()), stages, gpu)
     source = KernelSource(name, digest, lambda: map_spmd(name, *stages()[1:]))
     return Built(name, cost, tuple(record["used"]), plain(record["symbols"]), source, stages)
 
@@ -184,14 +198,17 @@ def plan_group(
     if isinstance(built, Reason):
         return built
     sizes = binding(p, built, env)
-    return Sized(p, built, sizes, plan(built.model, sizes, machine))
+    found = plan(built.model, sizes, machine)
+    return Sized(p, built, sizes, found) if math.isfinite(found.seconds) else Reason("needs more shared memory", p.nodes)
 
 
 def candidate(s: Sized, group: str) -> Candidate:
     """The candidate that runs a planned group as one generated kernel."""
     p, built, chosen = s.pattern, s.built, s.plan
     inputs = tuple(p.inputs[i] for i in built.used)
-    call = KernelCall(built.source, (*inputs, *p.outputs), (*s.sizes, *chosen.tiles), chosen.tasks, chosen.scratch)
+    dims = (*s.sizes, *chosen.tiles)
+    source = built.source if built.gpu is None else built.gpu.source(built.gpu.shape(dims, chosen.block))
+    call = KernelCall(source, (*inputs, *p.outputs), dims, chosen.tasks, chosen.scratch, chosen.threads)
     shape = "x".join(map(str, chosen.tiles))
     ops = " + ".join(n.op for n in p.nodes)
     return Candidate(

@@ -50,6 +50,7 @@ class Plan:
     Attributes:
         tiles: tile size per tiled axis; tasks: tiles in all; scratch: bytes of tile memory per thread.
         bytes: moved from or to memory or the last-level cache; flops: arithmetic, repeated work included.
+        threads, block: on GPUs, the threads of a task, and neighboring outputs that each computes at a time.
     """
 
     tiles: tuple[int, ...]
@@ -58,6 +59,8 @@ class Plan:
     bytes: int
     flops: int
     seconds: float
+    threads: int = 0
+    block: int = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,6 +176,13 @@ def _tasks(extents: Sequence[int], tiles: Sequence[int]) -> int:
     return n
 
 
+def plan_simt(m: Model, dims: Sequence[int], machine: Machine) -> Plan:
+    """`plan` for GPUs (`nnaccel_core.dfp.simt_plan`)."""
+    from nnaccel_core.dfp import simt_plan
+
+    return simt_plan.plan(m, dims, machine)
+
+
 def plan(m: Model, dims: Sequence[int], machine: Machine) -> Plan:
     """The best tile sizes of a group whose free symbols have the values ``dims``, and their cost."""
     key = (tuple(dims), machine)
@@ -180,7 +190,7 @@ def plan(m: Model, dims: Sequence[int], machine: Machine) -> Plan:
     if found is None:
         if len(m.plans) >= REMEMBERED:
             m.plans.clear()
-        found = m.plans[key] = _plan(m, dims, machine)
+        found = m.plans[key] = (plan_simt if machine.kind == "cuda" else _plan)(m, dims, machine)
     return found
 
 

@@ -72,6 +72,8 @@ def _ceil(a: Dim, c: int) -> Dim:
 class NestEmitter:
     """Emits one nest. ``lo`` and ``hi`` bound its output axes."""
 
+    lane_block = LANE_BLOCK
+
     def __init__(
         self, nest: Nest, places: Mapping[Value, Place], lo: Sequence[Dim], hi: Sequence[Dim], names: Names, block: int
     ) -> None:
@@ -384,7 +386,7 @@ class NestEmitter:
             lo, hi = self._limits(r, limits.get(r, []), points[0])
             if blocked and r == order[-1] and len(blocked) == 1:
                 k = self.names.fresh("k")
-                count = LANE_BLOCK if bind == "simd" else SUM_BLOCK
+                count = self.lane_block if bind == "simd" else SUM_BLOCK
                 first = lo + count * sym(k)
                 chunk: Stmt = Loop(r, first, dim_min(first + count, hi), bind, tuple(body))
                 body = [Loop(k, 0, ceil_div(hi - lo, count), "serial", tuple(close([chunk])))]

@@ -42,6 +42,7 @@ class KernelCall:
         source: makes the kernel when it is needed: most candidates are never chosen.
         args: graph values in the order of ``kernel.buffers``; dims: integers in the order of ``kernel.dims``.
         tasks: size of the task grid (0: nothing to do); scratch: bytes of tile memory one thread needs.
+        threads: on GPUs, the threads that share a task, and its tile memory.
     """
 
     source: KernelSource
@@ -49,6 +50,7 @@ class KernelCall:
     dims: tuple[int, ...]
     tasks: int
     scratch: int
+    threads: int = 0
 
     @property
     def kernel(self) -> Kernel:

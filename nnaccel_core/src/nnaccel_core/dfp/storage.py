@@ -118,8 +118,8 @@ def append_epilogue(reduction: Nest, consumer: Nest) -> Nest:
     return replace(moved, final=body, acc_dtype=acc_dtype(reduction))
 
 
-def storage(nests: Sequence[Nest], inputs: Sequence[Value], outputs: Sequence[Value]) -> Staged:
-    """Decide where every intermediate lives and merge the nests accordingly."""
+def storage(nests: Sequence[Nest], inputs: Sequence[Value], outputs: Sequence[Value], recompute: int = RECOMPUTE) -> Staged:
+    """Decide where every intermediate lives and merge the nests accordingly; ``recompute`` stands for `RECOMPUTE`."""
     work = list(nests)
     kinds: dict[str, str] = {}
     names = _names(nests, inputs, outputs)
@@ -131,7 +131,7 @@ def storage(nests: Sequence[Nest], inputs: Sequence[Value], outputs: Sequence[Va
             if p.out in outputs:
                 continue
             readers = _consumers(work, p.out)
-            if p.combine is None and not p.where and _recompute_cost(p, work) <= RECOMPUTE:
+            if p.combine is None and not p.where and _recompute_cost(p, work) <= recompute:
                 work = [inline(p, n) if n in readers else n for n in work if n is not p]
                 kinds[names[p.out]] = "inlined"
                 changed = True

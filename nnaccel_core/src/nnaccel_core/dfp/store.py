@@ -54,7 +54,7 @@ class Structures:
     def __init__(self, cache: DiskCache, graph: Graph, machine: Machine) -> None:
         self._cache = cache
         ops = " ".join(n.op for n in graph.nodes)
-        self._key = make_key("structures", code_version(), str(machine.simd_bytes), ops)
+        self._key = make_key("structures", code_version(), machine.kind, str(machine.simd_bytes), ops)
         self._known = self._read()
         self._added = False
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from nnaccel_core.api import Executable, Machine
+from nnaccel_core.api import Executable
+from nnaccel_core.driver.report import Explanation, GroupReport, ProgramReport, SegmentReport, seconds_text
 from nnaccel_core.driver.segment import Built, CompiledSegment
 from nnaccel_core.driver.session import Compiled, Session
 from nnaccel_core.driver.slicing import sliced
@@ -25,114 +25,6 @@ SHOWN = 2
 #: What limits a group is what limits the most demanding of its layers.
 _DEMANDING = ("compute", "params", "io", "any", "view")
 assert set(_DEMANDING) == set(LIMITS)
-
-
-@dataclass(frozen=True)
-class GroupReport:
-    """Layers that run as one.
-
-    Attributes:
-        layers: the user's layer paths; ops: operators in order; limit: one of `LIMITS`.
-        chosen: what runs them, and why it was offered; others: candidates that lost, each with the reason.
-        estimated, measured: seconds; None where there is no estimate (host) or the group was not timed.
-        bytes: read and written by the group as a whole; launches: kernels and library calls.
-    """
-
-    layers: tuple[str, ...]
-    ops: tuple[str, ...]
-    limit: str
-    chosen: str
-    others: tuple[str, ...]
-    estimated: float | None
-    measured: float | None
-    bytes: int
-    launches: int
-
-
-@dataclass(frozen=True)
-class SegmentReport:
-    """A compiled part at one binding of its symbols. ``arena``, ``results`` and ``prepared`` are bytes.
-
-    ``slices``: sizes of the slices that the batch runs in, where it runs in several; ``groups`` are then those of the first.
-    """
-
-    name: str
-    sizes: Mapping[str, int]
-    strict: bool
-    groups: tuple[GroupReport, ...]
-    arena: int
-    results: int
-    prepared: int
-    slices: tuple[int, ...] = ()
-
-    @property
-    def estimated(self) -> float:
-        """Seconds of all groups, as estimated."""
-        return sum(g.estimated or 0.0 for g in self.groups)
-
-    @property
-    def measured(self) -> float | None:
-        """Seconds of all groups in the timed runs; None when not timed."""
-        times = [g.measured for g in self.groups]
-        return None if not times or None in times else sum(t for t in times if t is not None)
-
-    @property
-    def bytes(self) -> int:
-        share = sum(self.slices) / self.slices[0] if self.slices else 1
-        return int(share * sum(g.bytes for g in self.groups))
-
-    @property
-    def launches(self) -> int:
-        return sum(g.launches for g in self.groups) * max(1, len(self.slices))
-
-
-@dataclass(frozen=True)
-class ProgramReport:
-    """A captured program. ``foreign`` pairs the layer path of each part left to the framework with the reason.
-
-    ``prepared``: bytes of derived and packed parameters held for all sizes.
-    """
-
-    captured: str
-    segments: tuple[SegmentReport, ...]
-    foreign: tuple[tuple[str, str], ...]
-    prepared: int
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """What became of a network; ``print`` it. ``seconds``: median time of a whole call; None when none was made."""
-
-    name: str
-    device: str
-    machine: Machine
-    notes: tuple[str, ...]
-    programs: tuple[ProgramReport, ...]
-    seconds: float | None = None
-
-    def text(self) -> str:
-        """For people, some 130 columns wide."""
-        m = self.machine
-        lines = [f"{self.name} on {self.device} ({m.name}, {m.isa}, {m.cores} cores)", *self.notes]
-        if not self.programs:
-            lines.append("nothing is compiled yet: call the network, or give explain() its inputs")
-        for program in self.programs:
-            lines += ["", f"captured: {program.captured or 'by the frontend'}"]
-            lines += [f"left to the framework: {origin or 'a call'}: {reason}" for origin, reason in program.foreign]
-            for segment in program.segments:
-                lines += _segment_lines(segment)
-            lines.append(f"derived and packed parameters: {_mib(program.prepared)}")
-        if self.programs and any(p.segments for p in self.programs):
-            segments = [s for p in self.programs for s in p.segments]
-            peak = max(s.arena + s.results for s in segments) + sum(p.prepared for p in self.programs)
-            launches, moved = sum(s.launches for s in segments), sum(s.bytes for s in segments)
-            whole = "" if self.seconds is None else f", {_us(self.seconds)} a call as a whole"
-            total = f"in all: {launches} launches, {_mib(moved)} moved, peak memory {_mib(peak)} beside the network's own{whole}"
-            lines += ["", total]
-        return "\n".join(lines)
-
-    def __str__(self) -> str:
-        return self.text()
 
 
 def explain(optimized: Any, *inputs: Any, **keywords: Any) -> Explanation:
@@ -258,7 +150,7 @@ def _group(unit: Unit, weighed: Selection, env: Env, seconds: float | None, laun
     for lost, why in sorted(weighed.rejected, key=lambda pair: pair[0].seconds):
         if any(n is unit.nodes[0] for n in lost.nodes) and (c is None or lost.reason != c.reason):
             layers = f"of {len(lost.nodes)} layers " if len(lost.nodes) != len(unit.nodes) else ""
-            others.append(f"{lost.proposer}: {lost.reason} {layers}({_us(lost.seconds)}): {why}")
+            others.append(f"{lost.proposer}: {lost.reason} {layers}({seconds_text(lost.seconds)}): {why}")
     return GroupReport(
         tuple(dict.fromkeys(n.origin or n.op for n in unit.nodes)),
         tuple(n.op for n in unit.nodes),
@@ -270,32 +162,3 @@ def _group(unit: Unit, weighed: Selection, env: Env, seconds: float | None, laun
         sum(moved.values()),
         launches,
     )
-
-
-def _segment_lines(s: SegmentReport) -> list[str]:
-    sizes = ", ".join(f"{k}={v}" for k, v in s.sizes.items())
-    measured = "" if s.measured is None else f", {_us(s.measured)} measured"
-    if s.slices:
-        sizes += f" in slices of {', '.join(map(str, s.slices))} (times and groups of the first)"
-    lines = [
-        f"{s.name}{f' at {sizes}' if sizes else ''}{' (for NaN or infinity)' if s.strict else ''}: {len(s.groups)} groups, "
-        f"{s.launches} launches, {_us(s.estimated)} estimated{measured}, {_mib(s.bytes)} moved; "
-        f"arena {_mib(s.arena)}, results {_mib(s.results)}, parameters {_mib(s.prepared)}",
-        f"  {'estimated':>10} {'measured':>10} {'moved':>10}  {'limit':7}  layers [operators]",
-    ]
-    for g in s.groups:
-        times = [("-" if t is None else _us(t)) for t in (g.estimated, g.measured)]
-        what = f"{', '.join(g.layers)} [{' + '.join(g.ops)}]"
-        lines.append(f"  {times[0]:>10} {times[1]:>10} {_mib(g.bytes):>10}  {g.limit:7}  {what}")
-        more = f", {g.launches} launches" if g.launches > 1 else ""
-        lines.append(f"{'':46}by {g.chosen}{more}")
-        lines += [f"{'':46}not {other}" for other in g.others]
-    return lines
-
-
-def _us(seconds: float) -> str:
-    return f"{seconds * 1e3:.2f} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.1f} us"
-
-
-def _mib(n: int) -> str:
-    return f"{n / 2**20:.2f} MiB" if n >= 1 << 17 else f"{n / 2**10:.1f} KiB"

@@ -257,14 +257,17 @@ class CompiledSegment:
         static = TensorType(array.shape, v.dtype, v.type.layout)
         if pack is None:
             memory = self.backend.memory(max(1, evaluate(static.nbytes, {})))
-            memory.numpy(static)[...] = array
+            memory.write(static, array)
             return memory.address, memory
+        found_packed = self.backend.packed(pack, array)
+        if found_packed is not None:
+            return found_packed.address, found_packed
         source: Memory | None = None
         if array.flags.c_contiguous and array.dtype == numpy_dtype(v.dtype) and static.same_memory(identity(static.rank)):
             address = array.ctypes.data  # as the packing wants it: weights are large, and copies of them cost page faults
         else:
             source = self.backend.memory(max(1, evaluate(static.nbytes, {})))
-            source.numpy(static)[...] = array
+            source.write(static, array)
             address = source.address
         packed = self.backend.memory(max(1, pack.nbytes))
         node = Node(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from nnaccel_core.api import Backend, Bridge, Captured, Signature
@@ -21,6 +22,7 @@ class Compiled:
         self.captured = captured
         self.bridge = bridge
         self.backend = backend
+        options = replace(options, tf32=bridge.precision())
         program = captured.program
         self.segments: dict[int, CompiledSegment] = {
             id(s): CompiledSegment(s.graph, backend, bridge, options, captured.parameters) for s in program.segments()
@@ -169,6 +171,7 @@ class Session:
         self.backend = backend
         self.bridge = bridge
         self.options = options
+        backend.use(bridge)
         self.device = backend.device
         self._programs: dict[Hashable, Compiled] = {}
         self._lock = threading.RLock()

@@ -119,7 +119,12 @@ def slice_cost(graph: Graph, name: str) -> SliceCost:
 
 
 def largest_slice(cost: SliceCost, machine: Machine, limit: int = 64) -> int:
-    """The smallest power of two whose weights cost at most `WEIGHT_SHARE` of its arithmetic."""
+    """The smallest power of two whose weights cost at most `WEIGHT_SHARE` of its arithmetic.
+
+    GPUs run batches whole: it takes many images to keep all multiprocessors busy, and each kernel has its launch.
+    """
+    if machine.kind == "cuda":
+        return 1 << 30
     per_sample = cost.flops / (machine.flops * EFFICIENCY)
     reading = cost.weight_bytes / machine.bandwidth
     size = 1

@@ -18,7 +18,7 @@ __all__ = ["Manager", "PluginInfo", "backend_for", "bridge_for", "frontend_for",
 STAGES = ("graph", "loop")
 
 #: Devices and frameworks of the packages we publish, to the extra that brings them.
-EXTRAS = {"cpu": "x86", "torch": "torch"}
+EXTRAS = {"cpu": "x86", "cuda": "cuda", "onnx": "onnx", "torch": "torch"}
 
 
 def device_kind(device: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
@@ -132,9 +132,6 @@ class Graph:
             for d in v.shape:
                 out |= free_symbols(d)
         return out
-
-    def with_nodes(self, nodes: Iterable[Node], **changes: Any) -> Graph:
-        return replace(self, nodes=tuple(nodes), **changes)
 
     def __str__(self) -> str:
         from nnaccel_core.ir.printer import format_graph

@@ -29,6 +29,8 @@ from nnaccel_core.ir.types import ITEMSIZE
 #: ``register``: private scalars or small arrays, indexed by constants; ``lanes``: one register per SIMD lane,
 #: private to the lane until combined by a horizontal ``reduce_*`` unary (the interpreter runs one lane).
 SPACES = ("global", "tile", "register", "lanes")
+#: ``block``: the iterations are shared among the threads of a block, in any order; each may have limits and loops of its own.
+#: A ``simd`` loop inside one is a vector access of one thread: a constant number of elements moved between registers and memory.
 BINDS = ("serial", "parallel", "simd", "unroll", "grid", "block")
 
 #: Unary operators on scalars. ``reduce_*`` combine a ``lanes`` register over the SIMD lanes.
@@ -218,6 +220,7 @@ class Kernel:
         tasks: ``(axis, extent)`` of the parallel tile grid, outermost first; the flat task number of a call
             enumerates them row-major. ``body`` computes one task and sees the axes as symbols.
         outputs: how many of the last buffers are written.
+        multiples: ``(dim, number)``: the dim is always a multiple of the number, which wide accesses rely on.
     """
 
     name: str
@@ -226,6 +229,7 @@ class Kernel:
     tasks: tuple[tuple[str, Dim], ...]
     body: tuple[Stmt, ...]
     outputs: int = 1
+    multiples: tuple[tuple[str, int], ...] = ()
 
     def task_count(self) -> Dim:
         return product(extent for _, extent in self.tasks)

@@ -66,6 +66,9 @@ def run(
         VerifyError: an index out of range, a read of memory that was never written, or an array that does not fit.
     """
     env = dims_env(kernel, dims)
+    for name, factor in kernel.multiples:
+        if env[name] % factor:
+            raise VerifyError(f"kernel {kernel.name!r} takes multiples of {factor} as {name}; got {env[name]}")
     if len(arrays) != len(kernel.buffers):
         raise VerifyError(f"kernel {kernel.name!r} takes {len(kernel.buffers)} arrays; got {len(arrays)}")
     frame = _Frame(kernel, env)

@@ -3,7 +3,8 @@
 Scoping: axes, lets and buffers are visible to the end of the enclosing body and never shadow one another. Dtypes:
 operands agree, nothing promotes. Registers: constant extents and constant indices. Tile buffers: sized by the
 kernel's dims. Simd loops: not nested; memory written in one is indexed by its axis or private to it; ``lanes``
-start at the neutral element and are read outside it through one matching ``reduce_*``.
+start at the neutral element and are read outside it through one matching ``reduce_*``. The same holds for block loops, whose
+iterations may have limits of their own; a simd loop inside one has constant limits and may index registers by its axis.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nnaccel_core.errors import VerifyError
-from nnaccel_core.ir.dims import Dim, free_symbols
+from nnaccel_core.ir.dims import Dim, free_symbols, sym
 from nnaccel_core.ir.types import ITEMSIZE
 from nnaccel_core.loopir import grammar as g
 from nnaccel_core.loopir.numeric import compute_dtype
@@ -38,6 +39,9 @@ class _Checker:
         self.buffers: set[g.Buffer] = set(kernel.buffers)
         #: axis of the enclosing simd loop, symbols and buffers that vary over its lanes
         self.simd: str | None = None
+        #: whether that loop is shared among the threads of a block; axis and extent of the vector access inside it
+        self.threads = False
+        self.vector: tuple[Dim, int] | None = None
         self.lane_symbols: set[str] = set()
         self.private: set[g.Buffer] = set()
         self.combines: dict[g.Buffer, str] = {}
@@ -108,23 +112,37 @@ class _Checker:
             self.body(s.other)
         elif not isinstance(s, g.Barrier):
             raise self.fail(f"{type(s).__name__} is no statement")
+        elif self.threads:
+            raise self.fail("a barrier inside a block loop is not reached by all threads")
 
     def loop(self, s: g.Loop) -> None:
         if s.bind not in g.BINDS:
             raise self.fail(f"unknown bind {s.bind!r}; known: {', '.join(g.BINDS)}")
         for d in (s.begin, s.end):
             self.dim(d)
-            if self.varies(d):
+            if self.varies(d) and not self.threads:
                 raise self.fail(f"the bound {d} depends on the simd axis {self.simd!r}")
         self.define(s.axis, "axis")
-        if s.bind == "simd":
+        if s.bind == "simd" and self.threads and self.vector is None:
+            self.access_loop(s)
+        elif s.bind in ("simd", "block"):
             if self.simd is not None:
-                raise self.fail(f"it is nested in the simd loop over {self.simd!r}")
-            self.simd, self.lane_symbols, self.private = s.axis, {s.axis}, set()
-        self.body(s.body)
-        if s.bind == "simd":
-            self.simd, self.lane_symbols, self.private = None, set(), set()
+                raise self.fail(f"it is nested in the {'block' if self.threads else 'simd'} loop over {self.simd!r}")
+            self.simd, self.lane_symbols, self.private, self.threads = s.axis, {s.axis}, set(), s.bind == "block"
+            self.body(s.body)
+            self.simd, self.lane_symbols, self.private, self.threads = None, set(), set(), False
+        else:
+            self.body(s.body)
         del self.symbols[s.axis]
+
+    def access_loop(self, s: g.Loop) -> None:
+        if s.begin != 0 or not isinstance(s.end, int) or len(s.body) != 1 or not isinstance(s.body[0], g.Store):
+            raise self.fail("a simd loop inside a block loop is one store for each of a constant number of elements")
+        self.vector = (sym(s.axis), s.end)
+        self.lane_symbols.add(s.axis)
+        self.body(s.body)
+        self.lane_symbols.discard(s.axis)
+        self.vector = None
 
     def alloc(self, b: g.Buffer) -> None:
         if b in self.buffers:
@@ -155,6 +173,8 @@ class _Checker:
             self.dim(i)
         if b.space in ("register", "lanes"):
             for i, extent in zip(index, b.shape, strict=True):
+                if self.vector is not None and i == self.vector[0] and self.vector[1] == extent:
+                    continue
                 if not isinstance(i, int):
                     raise self.fail(f"{b!r} is indexed by {i}, not by a constant (is its loop unrolled?)")
                 if not 0 <= i < extent:  # type: ignore[operator]

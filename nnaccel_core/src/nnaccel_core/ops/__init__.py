@@ -1,10 +1,24 @@
 """The operators. One op, one place: shape inference, reference, gradient, limit and loop nest stand together."""
 
-from nnaccel_core.ops import conv, conv_transpose, elementwise, indexing, matmul, norm, pool, reduce, resize, shape
+from nnaccel_core.ops import (
+    conv,
+    conv_transpose,
+    elementwise,
+    grid_sample,
+    indexing,
+    integers,
+    matmul,
+    max_positions,
+    norm,
+    pool,
+    reduce,
+    resize,
+    shape,
+)
 from nnaccel_core.ops.registry import OpDef, Sample, all_ops, infer, lookup, register, rewriter
 
 __all__ = [
-    "OpDef", "Sample", "all_ops", "conv", "conv_transpose", "elementwise", "indexing", "infer",
-    "lookup", "matmul", "norm", "pool", "reduce",
+    "OpDef", "Sample", "all_ops", "conv", "conv_transpose", "elementwise", "grid_sample", "indexing", "infer",
+    "integers", "lookup", "matmul", "max_positions", "norm", "pool", "reduce",
     "register", "resize", "rewriter", "shape",
 ]  # fmt: skip

@@ -360,18 +360,6 @@ for _name, _ref in (
     binary(_name, _ref, _name, compare=True)
 
 
-def _floor_div_body(a: Scalar, b: Scalar) -> Scalar:
-    quotient = Binary("div", a, b)
-    return Unary("floor", quotient) if scalar_dtype(a).startswith(("float", "bfloat")) else quotient
-
-
-binary("mod", np.mod, "mod", domain=(0.5, 3.0), cost=8)
-binary("floor_div", np.floor_divide, "div", body=_floor_div_body, domain=(0.5, 3.0), cost=6)
-for _name in ("and", "or", "xor"):  # on bool and on integers, bit by bit
-    binary(f"bitwise_{_name}", getattr(np, f"bitwise_{_name}"), _name, dtype="int64")
-unary("bitwise_not", lambda x, a: np.invert(x), _op1("not"), any_dtype=True, sample_dtype="bool")
-
-
 def _infer_where(types: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
     c, a, b = types
     if c.dtype != "bool" or a.dtype != b.dtype:

@@ -11,7 +11,7 @@ from nnaccel_core.ir import Dim, Node, TensorType, sym
 from nnaccel_core.loopir.grammar import Load, Nest
 from nnaccel_core.ops.elementwise import axis_names
 from nnaccel_core.ops.reduce import reduced_shape
-from nnaccel_core.ops.registry import Array, Attrs, OpDef, Sample, register
+from nnaccel_core.ops.registry import Array, Attrs, OpDef, Sample, register, require_equal
 
 
 def _draw(*shape: int) -> Array:
@@ -43,20 +43,31 @@ def in_range(index: Array, size: int, what: str, negative: bool = True) -> Array
     return np.where(index < 0, index + size, index)
 
 
-# Indices count from the end where they are negative, unless ``attrs["negative"]`` is False.
+# Indices count from the end where they are negative, unless ``attrs["negative"]`` is False. The first ``attrs["batch"]``
+# axes (none by default) belong to x and the indices alike: each sample is gathered from by its own indices.
 
 
 def _gather_infer(types: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
     x, i = types
-    axis = attrs["axis"]
+    axis, batch = attrs["axis"], attrs.get("batch", 0)
     _check_axis(x, axis)
     _check_index(i)
-    return (TensorType((*x.shape[:axis], *i.shape, *x.shape[axis + 1 :]), x.dtype),)
+    if not 0 <= batch <= min(axis, i.rank):
+        raise ShapeError(f"{batch} batch axes for axis {axis} and indices of rank {i.rank}")
+    for k in range(batch):
+        require_equal(x.shape[k], i.shape[k], f"batch axis {k}")
+    return (TensorType((*x.shape[:axis], *i.shape[batch:], *x.shape[axis + 1 :]), x.dtype),)
 
 
 def _gather_ref(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
-    x, axis = xs[0], attrs["axis"]
-    return (np.take(x, in_range(xs[1], x.shape[axis], "gather", attrs.get("negative", True)), axis=axis),)
+    x, axis, batch = xs[0], attrs["axis"], attrs.get("batch", 0)
+    index = in_range(xs[1], x.shape[axis], "gather", attrs.get("negative", True))
+    if not batch:
+        return (np.take(x, index, axis=axis),)
+    out = np.empty((*x.shape[:axis], *index.shape[batch:], *x.shape[axis + 1 :]), x.dtype)
+    for at in np.ndindex(*x.shape[:batch]):
+        out[at] = np.take(x[at], index[at], axis=axis - batch)
+    return (out,)
 
 
 register(
@@ -68,6 +79,7 @@ register(
         samples=lambda: [
             Sample((_draw(5, 4), np.array([[0, 3], [4, -1]])), {"axis": 0}),
             Sample((_draw(2, 5, 3), np.array([1, 1, 4], np.int32)), {"axis": 1}),
+            Sample((_draw(2, 5, 3), np.array([[1, 1, 4], [0, 2, -1]])), {"axis": 1, "batch": 1}),
         ],
     )
 )

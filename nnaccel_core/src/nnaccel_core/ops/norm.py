@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from nnaccel_core.errors import ShapeError
-from nnaccel_core.ir import Node, Rewriter, TensorType, Value, numpy_dtype, product, sym
+from nnaccel_core.ir import Node, Rewriter, TensorType, Value, product, sym
 from nnaccel_core.loopir.grammar import Acc, Binary, Bound, Const, Load, Nest
 from nnaccel_core.ops.reduce import per_channel
-from nnaccel_core.ops.registry import Array, Attrs, OpDef, Sample, register, require_equal
+from nnaccel_core.ops.registry import Array, Attrs, OpDef, Sample, register, require_equal, scalar
 
 
 def _draw(*shape: int) -> Array:
@@ -56,7 +56,7 @@ def _group_decompose(r: Rewriter, node: Node, inputs: Sequence[Value]) -> Sequen
     over = {"axes": axes, "keepdims": True}
     centered = r.add("sub", [grouped, r.add("reduce_mean", [grouped], over, origin=o)], origin=o)
     var = r.add("reduce_mean", [r.add("mul", [centered, centered], origin=o)], over, origin=o)
-    eps = r.add("constant", [], {"value": np.asarray(node.attrs["eps"], numpy_dtype(x.dtype))}, origin=o)
+    eps = scalar(r, node.attrs["eps"], x.dtype, o)
     out = r.add("mul", [centered, r.add("rsqrt", [r.add("add", [var, eps], origin=o)], origin=o)], origin=o)
     if groups != c:
         out = r.add("reshape", [out], {"shape": x.shape}, origin=o)
@@ -100,7 +100,7 @@ def _rms_decompose(r: Rewriter, node: Node, inputs: Sequence[Value]) -> Sequence
     x, o = inputs[0], node.origin
     over = {"axes": tuple(range(node.attrs["axis"], x.type.rank)), "keepdims": True}
     mean = r.add("reduce_mean", [r.add("mul", [x, x], origin=o)], over, origin=o)
-    eps = r.add("constant", [], {"value": np.asarray(node.attrs["eps"], numpy_dtype(x.dtype))}, origin=o)
+    eps = scalar(r, node.attrs["eps"], x.dtype, o)
     out = r.add("mul", [x, r.add("rsqrt", [r.add("add", [mean, eps], origin=o)], origin=o)], origin=o)
     return (r.add("mul", [out, inputs[1]], origin=o) if len(inputs) > 1 else out,)
 

@@ -10,7 +10,7 @@ from nnaccel_core.errors import ShapeError
 from nnaccel_core.ir import Dim, Node, Rewriter, TensorType, Value, numpy_dtype, product, sym
 from nnaccel_core.loopir.grammar import Acc, Binary, Cast, Index, Load, Nest, Scalar, Unary
 from nnaccel_core.ops.elementwise import axis_names
-from nnaccel_core.ops.registry import Array, Attrs, OpDef, Sample, register, require_equal
+from nnaccel_core.ops.registry import Array, Attrs, OpDef, Sample, register, require_equal, scalar
 
 
 def reduced_shape(shape: Sequence[Dim], axes: Sequence[int], keepdims: bool) -> tuple[Dim, ...]:
@@ -181,7 +181,7 @@ def batch_norm_affine(r: Rewriter, node: Node, inputs: Sequence[Value]) -> tuple
     """``(factor, shift)`` of one axis each with ``batch_norm(x) == x * factor + shift``; depends on parameters only."""
     _, scale, bias, mean, var = inputs
     o = node.origin
-    eps = r.add("constant", [], {"value": np.asarray(node.attrs["eps"], numpy_dtype(var.dtype))}, origin=o)
+    eps = scalar(r, node.attrs["eps"], var.dtype, o)
     inverse = r.add("rsqrt", [r.add("add", [var, eps], origin=o)], origin=o)
     factor = r.add("mul", [scale, inverse], origin=o, name="bn_factor")
     shift = r.add("sub", [bias, r.add("mul", [mean, factor], origin=o)], origin=o, name="bn_shift")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from nnaccel_core.errors import PluginError, ShapeError, UnsupportedError
-from nnaccel_core.ir import Dim, Graph, Node, Rewriter, TensorType, Value
+from nnaccel_core.ir import Dim, Graph, Node, Rewriter, TensorType, Value, numpy_dtype
 from nnaccel_core.loopir.grammar import Nest
 
 Array = np.ndarray[Any, Any]
@@ -174,6 +174,12 @@ def infer(op: str, types: Sequence[TensorType], attrs: Attrs, where: str = "") -
         at = f"{where}: " if where and where != op else ""
         given = ", ".join(map(str, types))
         raise ShapeError(f"{at}{op}({given}): {e}") from None
+
+
+def scalar(r: Rewriter, value: float, dtype: str, origin: str) -> Value:
+    """A constant of rank 0; numpy has no bfloat16, so that one is a cast."""
+    found = r.add("constant", [], {"value": np.asarray(value, numpy_dtype(dtype))}, origin=origin)
+    return found if found.dtype == dtype else r.add("cast", [found], {"dtype": dtype}, origin=origin)
 
 
 def rewriter(graph: Graph) -> Rewriter:

@@ -20,6 +20,7 @@ GRAPH_PASSES: tuple[tuple[str, GraphPass], ...] = (
     ("merge_concats", concat.merge_concats),
     ("move_before_concat", concat.move_before_concat),
     ("activate_after_max_pool", concat.activate_after_max_pool),
+    ("merge_sibling_convolutions", concat.merge_sibling_convolutions),
     ("decompose", fold.decompose),
     ("fold_constants", canonicalize.fold_constants),
     ("eliminate_common_subexpressions", canonicalize.eliminate_common_subexpressions),

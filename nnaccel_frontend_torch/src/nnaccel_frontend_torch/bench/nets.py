@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from nnaccel_core.errors import InputError
@@ -29,12 +31,23 @@ class Network:
     sample_shape: tuple[int, ...]
 
 
+def prelude() -> None:
+    """Run the file that ``NNACCEL_BENCH_PRELUDE`` names, if it does: what an environment needs before torchvision imports."""
+    path = os.environ.get("NNACCEL_BENCH_PRELUDE")
+    if path:
+        try:
+            text = Path(path).read_text()
+        except OSError as e:
+            raise InputError(f"NNACCEL_BENCH_PRELUDE={path} cannot be read: {e.strerror}") from e
+        exec(compile(text, path, "exec"), {"__name__": "nnaccel_bench_prelude"})
+
+
 def _from_callable(name: str) -> Network:
     module_name, _, attribute = name.partition(":")
     try:
         factory = getattr(importlib.import_module(module_name), attribute)
     except (ImportError, AttributeError) as e:
-        raise InputError(f"--nets {name}: {e}; give torchvision's name or importable module:callable") from e
+        raise InputError(f"network {name}: {e}; give torchvision's name or importable module:callable") from e
     made = factory()
     if isinstance(made, tuple):
         net, shape = made
@@ -58,7 +71,7 @@ def load(name: str, seed: int = 0) -> Network:
     try:
         from torchvision import models  # type: ignore[import-not-found,unused-ignore]
     except (ImportError, RuntimeError) as e:
-        raise InputError(f"--nets {name} needs torchvision, which does not import here: {e}") from e
+        raise InputError(f"network {name} needs torchvision, which does not import here: {e}") from e
     factory = getattr(models, name, None)
     if factory is None or name.startswith("_") or not callable(factory):
         raise InputError(f"torchvision has no network called {name!r}; the reported ones are: {', '.join(VARIANTS)}")

@@ -112,7 +112,8 @@ class Settings:
 
 def run_case(net: str, batch: int, impls: Sequence[str], settings: Settings, say: Callable[[str], None]) -> list[Record]:
     """All implementations of one network at one batch size; a failing one becomes a record with ``error``."""
-    base = {"net": net, "batch": batch, "device": "cpu", "dtype": "float32", "mode": "predict", "threads": settings.threads}
+    base: dict[str, Any] = {"net": net, "batch": batch, "device": "cpu", "dtype": "float32", "mode": "predict"}
+    base["threads"] = settings.threads
     with tempfile.TemporaryDirectory(prefix="nnaccel-bench-") as folder:
         work = Path(folder)
         log = settings.log or work / "workers.log"

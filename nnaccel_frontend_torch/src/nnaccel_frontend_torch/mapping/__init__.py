@@ -19,8 +19,11 @@ from nnaccel_frontend_torch.mapping import (
     logic,
     made,
     norms,
+    parts,
     pointwise,
+    pools,
     reductions,
+    scatter,
     shapes,
 )
 from nnaccel_frontend_torch.mapping.args import Handler, is_tensor, tensor
@@ -29,7 +32,7 @@ from nnaccel_frontend_torch.refusal import Refusal, Unmapped
 TABLE: dict[str, Handler] = {
     name: handler
     for part in (
-        pointwise, logic, activations, shapes, indexing, made, layers, images, norms, reductions, einsum,
+        pointwise, logic, activations, shapes, parts, indexing, scatter, made, layers, pools, images, norms, reductions, einsum,
     )
     for name, handler in part.TABLE.items()
 }  # fmt: skip

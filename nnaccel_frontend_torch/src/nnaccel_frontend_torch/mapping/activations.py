@@ -9,8 +9,8 @@ from nnaccel_core.ir import Expr, Value
 from nnaccel_frontend_torch.alias import Ref
 from nnaccel_frontend_torch.importer import Importer
 from nnaccel_frontend_torch.mapping.args import Handler, as_value, dtype_of, is_tensor, promoted, tensor
+from nnaccel_frontend_torch.mapping.parts import chunk
 from nnaccel_frontend_torch.mapping.pointwise import arithmetic, unary
-from nnaccel_frontend_torch.mapping.shapes import chunk
 from nnaccel_frontend_torch.refusal import NeedStatic, Unmapped
 
 

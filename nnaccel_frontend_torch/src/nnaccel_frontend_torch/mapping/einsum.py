@@ -9,13 +9,14 @@ from nnaccel_core.ir import Dim, Value, product
 from nnaccel_frontend_torch.alias import Ref
 from nnaccel_frontend_torch.importer import Importer
 from nnaccel_frontend_torch.mapping.args import Handler, as_value, expanded, promoted
+from nnaccel_frontend_torch.mapping.shapes import diagonal
 from nnaccel_frontend_torch.refusal import Unmapped
 
 Labels = tuple[str, ...]
 
 
 def einsum(b: Importer, equation: Any, *operands: Any) -> Ref:
-    """``torch.einsum(equation, *operands)`` without repeated labels in one operand."""
+    """``torch.einsum(equation, *operands)``."""
     if not isinstance(equation, str):
         raise Unmapped("einsum with sublists")
     if len(operands) == 1 and isinstance(operands[0], (list, tuple)):
@@ -23,6 +24,8 @@ def einsum(b: Importer, equation: Any, *operands: Any) -> Ref:
     dtype = promoted(b, *operands)
     values = [as_value(b, x, dtype) for x in operands]
     labels, out = parse(equation, [v.type.rank for v in values])
+    for k, names in enumerate(labels):
+        values[k], labels[k] = _diagonals(b, values[k], names)
     value, names = values[0], labels[0]
     if len(values) == 1:
         value, names = _summed(b, value, names, set(out))
@@ -36,7 +39,7 @@ def parse(equation: str, ranks: Sequence[int]) -> tuple[list[Labels], Labels]:
     """Labels of each operand and of the result; an ellipsis becomes labels of its own, aligned to the right.
 
     Raises:
-        Unmapped: a form that only torch evaluates (diagonals), or no equation at all.
+        Unmapped: it is none of these operands'.
     """
     left, arrow, right = equation.replace(" ", "").partition("->")
     terms = left.split(",")
@@ -52,8 +55,8 @@ def parse(equation: str, ranks: Sequence[int]) -> tuple[list[Labels], Labels]:
 
     labels = [split(t, n) for t, n in zip(terms, hidden, strict=True)]
     for names, rank in zip(labels, ranks, strict=True):
-        if len(names) != rank or len(set(names)) != rank:
-            raise Unmapped(f"einsum {equation!r}: a diagonal, or labels that do not fit rank {rank}")
+        if len(names) != rank:
+            raise Unmapped(f"einsum {equation!r}: labels that do not fit rank {rank}")
     if arrow:
         out = split(right, most)
     else:
@@ -62,6 +65,16 @@ def parse(equation: str, ranks: Sequence[int]) -> tuple[list[Labels], Labels]:
     if len(set(out)) != len(out) or not set(out) <= {s for names in labels for s in names}:
         raise Unmapped(f"einsum {equation!r}: result labels that are repeated or unknown")
     return labels, out
+
+
+def _diagonals(b: Importer, x: Value, names: Labels) -> tuple[Value, Labels]:
+    """Axes with one label become their common diagonal, which stands last."""
+    while len(set(names)) < len(names):
+        label = next(s for s in names if names.count(s) > 1)
+        one, two = [a for a, s in enumerate(names) if s == label][:2]
+        x = diagonal(b, b.temp(x), 0, one, two).read(b)
+        names = (*(s for a, s in enumerate(names) if a not in (one, two)), label)
+    return x, names
 
 
 def _summed(b: Importer, x: Value, names: Labels, keep: set[str]) -> tuple[Value, Labels]:

@@ -6,12 +6,15 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from nnaccel_core.ir import Dim, Value
 from nnaccel_frontend_torch.alias import Ref
 from nnaccel_frontend_torch.importer import Importer
 from nnaccel_frontend_torch.mapping.args import Handler, expanded, ints, same_dtype, static, tensor, value_of
-from nnaccel_frontend_torch.mapping.layers import adaptive_avg_pool, avg_pool, batched, max_pool, unbatched
+from nnaccel_frontend_torch.mapping.layers import batched, unbatched
 from nnaccel_frontend_torch.mapping.pointwise import power
+from nnaccel_frontend_torch.mapping.pools import adaptive_avg_pool, avg_pool, max_pool
 from nnaccel_frontend_torch.refusal import Unmapped
 
 # --- resizing ---------------------------------------------------------------------------------------------------
@@ -93,6 +96,41 @@ def _whole_steps(
 def upsample(b: Importer, input: Any, size: Any = None, scale_factor: Any = None, mode: str = "nearest", align_corners: Any = None) -> Ref:  # fmt: skip  # noqa: E501
     """``F.upsample``, the older name."""
     return interpolate(b, input, size, scale_factor, mode, align_corners)
+
+
+# --- sampling by a grid -------------------------------------------------------------------------------------------
+
+_SAMPLING = {"bilinear": "linear", "nearest": "nearest", "bicubic": "cubic"}
+
+
+def grid_sample(
+    b: Importer, input: Any, grid: Any, mode: str = "bilinear", padding_mode: str = "zeros", align_corners: Any = None
+) -> Ref:
+    """``F.grid_sample``."""
+    x, at = value_of(b, input), value_of(b, grid)
+    same_dtype("grid_sample", x, at)
+    if mode not in _SAMPLING:
+        raise Unmapped(f"grid_sample in mode {mode!r}")
+    for d in x.shape[2:]:
+        static(d, "grid_sample")
+    attrs = {"mode": _SAMPLING[mode], "padding": padding_mode, "align_corners": bool(align_corners)}
+    return b.temp(b.emit("grid_sample", [x, at], **attrs))
+
+
+def affine_grid(b: Importer, theta: Any, size: Any, align_corners: Any = None) -> Ref:
+    """``F.affine_grid``: positions for `grid_sample`, one affine map for each image."""
+    maps = value_of(b, theta)
+    extents = [static(d, "affine_grid") for d in tuple(size)[2:]]
+    spatial = len(extents)
+    if spatial not in (2, 3) or not maps.type.is_float or maps.type.rank != 3 or maps.shape[1:] != (spatial, spatial + 1):
+        raise Unmapped(f"affine_grid of {maps.type} to {size}")
+    axes = []
+    for n in extents:
+        line = np.linspace(-1, 1, n) if n > 1 else np.zeros(n)
+        axes.append(line if align_corners or n < 1 else line * (n - 1) / n)
+    points = np.stack([*reversed(np.meshgrid(*axes, indexing="ij")), np.ones(extents)], -1).reshape(-1, spatial + 1)
+    out = b.emit("matmul", [b.constant(points, maps.dtype), maps], transpose_a=False, transpose_b=True)
+    return b.temp(b.emit("reshape", [out], shape=(maps.shape[0], *extents, spatial)))
 
 
 # --- padding ----------------------------------------------------------------------------------------------------
@@ -222,6 +260,8 @@ def local_response_norm(b: Importer, input: Any, size: int, alpha: float = 1e-4,
 TABLE: dict[str, Handler] = {
     "interpolate": interpolate,
     "upsample": upsample,
+    "grid_sample": grid_sample,
+    "affine_grid": affine_grid,
     "pad": pad,
     "constant_pad_nd": lambda b, input, pad_, value=0: pad(b, input, pad_, "constant", value),
     "pixel_shuffle": shuffle("pixel_shuffle"),

@@ -14,9 +14,10 @@ from nnaccel_core.ops.registry import infer
 from nnaccel_frontend_torch.alias import Ref
 from nnaccel_frontend_torch.dtypes import TO_IR
 from nnaccel_frontend_torch.importer import Importer
-from nnaccel_frontend_torch.mapping.args import Handler, as_value, axis_of, expanded, is_tensor, sizes, static, tensor, value_of
+from nnaccel_frontend_torch.mapping.args import Handler, as_value, axis_of, expanded, is_tensor, sizes, static, value_of
 from nnaccel_frontend_torch.mapping.pointwise import TABLE as POINTWISE
 from nnaccel_frontend_torch.mapping.reductions import reduction
+from nnaccel_frontend_torch.place import is_here
 from nnaccel_frontend_torch.refusal import NeedStatic, Unmapped
 
 
@@ -95,66 +96,35 @@ def _broadcast(b: Importer, *shapes: Sequence[Dim]) -> tuple[Dim, ...]:
         raise Unmapped(str(e)) from e
 
 
+def line_position(b: Importer, indices: Sequence[Value], extents: Sequence[Dim]) -> Value:
+    """One position in several axes laid out as a line; negative positions count from the end."""
+    sizes_ = [static(d, "indexing") for d in extents]
+    at = from_start(b, indices[0], sizes_[0])
+    for other, extent in zip(indices[1:], sizes_[1:], strict=True):
+        at = b.emit("mul", [at, b.constant(extent, "int64")])
+        at = b.emit("add", [at, from_start(b, other, extent)])
+    return at
+
+
 def pick(b: Importer, ref: Ref, indices: Sequence[Value], axis: int) -> Ref:
     """``ref`` at positions along one axis, or along several neighboring axes at once; negative positions count from the end."""
     x = ref.read(b)
     at = indices[0]
     if len(indices) > 1:
         # Neighboring axes become one, and their positions one position in it.
-        extents = [static(d, "indexing") for d in x.shape[axis : axis + len(indices)]]
+        extents = x.shape[axis : axis + len(indices)]
+        at = line_position(b, indices, extents)
         x = b.emit("reshape", [x], shape=(*x.shape[:axis], product(extents), *x.shape[axis + len(indices) :]))
-        at = _from_start(b, at, extents[0])
-        for other, extent in zip(indices[1:], extents[1:], strict=True):
-            at = b.emit("mul", [at, b.constant(extent, "int64")])
-            at = b.emit("add", [at, _from_start(b, other, extent)])
     return b.temp(b.emit("gather", [x, at], axis=axis))
 
 
-def _from_start(b: Importer, index: Value, extent: int) -> Value:
+def from_start(b: Importer, index: Value, extent: int) -> Value:
     index = b.cast(index, "int64")
     negative = b.emit("lt", [index, b.constant(0, "int64")])
     return b.emit("where", [negative, b.emit("add", [index, b.constant(extent, "int64")]), index])
 
 
-# --- scatter ----------------------------------------------------------------------------------------------------
-
-_REDUCTIONS = {None: "none", "add": "add", "multiply": "mul", "sum": "add", "prod": "mul", "amax": "max", "amin": "min"}
-
-
-def scatter(b: Importer, input: Any, dim: int, index: Any, src: Any = None, *, value: Any = None, reduce: Any = None) -> Ref:
-    """``scatter`` of a tensor or a number, ``scatter_add``, ``scatter_reduce`` onto the tensor itself."""
-    x, at = value_of(b, input), index_value(b, index)
-    given = value if src is None else src
-    if reduce not in _REDUCTIONS or given is None or x.type.rank == 0 or at.type.rank != x.type.rank or x.dtype == "bool":
-        raise Unmapped(f"scatter of {x.dtype} with reduce={reduce!r}")
-    if is_tensor(given):
-        updates = value_of(b, given)
-        if updates.dtype != x.dtype:
-            raise Unmapped("scatter of another dtype")
-    else:
-        updates = expanded(b, b.constant(given, x.dtype), at.shape)
-    out = b.emit(
-        "scatter_elements", [x, at, updates], axis=axis_of(dim, x.type.rank), reduction=_REDUCTIONS[reduce], negative=False
-    )
-    return b.temp(out)
-
-
-def scatter_reduce(b: Importer, input: Any, dim: int, index: Any, src: Any, reduce: str, *, include_self: bool = True) -> Ref:
-    """``scatter_reduce`` including the tensor itself."""
-    if not include_self:
-        raise Unmapped("scatter_reduce without the tensor itself")
-    return scatter(b, input, dim, index, src, reduce=reduce)
-
-
-def index_add(b: Importer, input: Any, dim: int, index: Any, source: Any, *, alpha: float = 1) -> Ref:
-    """``index_add``."""
-    x, at = value_of(b, input), index_value(b, index)
-    if x.type.rank == 0 or at.type.rank != 1:
-        raise Unmapped("index_add of scalars")
-    axis = axis_of(dim, x.type.rank)
-    updates = POINTWISE["mul"](b, source, alpha) if alpha != 1 else source
-    along = b.emit("reshape", [at], shape=tuple(at.shape[0] if a == axis else 1 for a in range(x.type.rank)))
-    return scatter(b, input, axis, b.temp(expanded(b, along, tensor(b, updates).type.shape)), updates, reduce="add")
+# --- from a table ---------------------------------------------------------------------------------------------
 
 
 def one_hot(b: Importer, tensor: Any, num_classes: int = -1) -> Ref:
@@ -174,6 +144,20 @@ def flip(b: Importer, input: Any, *dims: Any, **kwargs: Any) -> Ref:
     x = value_of(b, input)
     axes = tuple(sorted({axis_of(d, x.type.rank) for d in sizes((kwargs["dims"],) if "dims" in kwargs else dims)}))
     return b.temp(b.emit("flip", [x], axes=axes) if axes else x)
+
+
+def rot90(b: Importer, input: Any, k: int = 1, dims: Sequence[int] = (0, 1)) -> Ref:
+    """``rot90``: quarter turns from the first axis of ``dims`` towards the second."""
+    x = value_of(b, input)
+    one, two = (axis_of(d, x.type.rank) for d in dims)
+    if k % 4 == 0:
+        return b.temp(x)
+    if k % 4 == 2:
+        return b.temp(b.emit("flip", [x], axes=tuple(sorted((one, two)))))
+    perm = list(range(x.type.rank))
+    perm[one], perm[two] = perm[two], perm[one]
+    turned = b.emit("transpose", [b.emit("flip", [x], axes=(two if k % 4 == 1 else one,))], perm=tuple(perm))
+    return b.temp(turned)
 
 
 def roll(b: Importer, input: Any, shifts: Any, dims: Any = None) -> Ref:
@@ -290,8 +274,8 @@ def cumsum(b: Importer, input: Any, dim: int, *, dtype: Any = None) -> Ref:
 
 def tensor_of(b: Importer, data: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Ref:
     """``torch.tensor`` of numbers."""
-    if device is not None and torch.device(device).type != "cpu":
-        raise Unmapped(f"a tensor made on {device}")
+    if not is_here(device):
+        raise Unmapped(f"a tensor made on {device or 'the CPU'}")
     leaves: list[Any] = [data]
     while leaves:
         x = leaves.pop()
@@ -312,15 +296,12 @@ TABLE: dict[str, Handler] = {
     "index_select": index_select,
     "gather": gather,
     "take_along_dim": take_along_dim,
-    "scatter": scatter,
-    "scatter_add": lambda b, input, dim, index, src: scatter(b, input, dim, index, src, reduce="add"),
-    "scatter_reduce": scatter_reduce,
-    "index_add": index_add,
     "one_hot": one_hot,
     "flip": flip,
     "fliplr": lambda b, input: flip(b, input, 1),
     "flipud": lambda b, input: flip(b, input, 0),
     "roll": roll,
+    "rot90": rot90,
     "tril": triangle(False),
     "triu": triangle(True),
     "argmax": arg_extreme("argmax"),

@@ -1,4 +1,4 @@
-"""Products, convolutions, pooling, attention, dropout."""
+"""Products, convolutions, attention, dropout."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from nnaccel_core.ir import Value
+from nnaccel_core.ir import Value, product
 from nnaccel_frontend_torch.alias import Ref
 from nnaccel_frontend_torch.importer import Importer
 from nnaccel_frontend_torch.mapping.args import (
     Handler,
     as_value,
     expanded,
-    floating,
     ints,
     promoted,
     same_dtype,
@@ -114,6 +113,23 @@ def inner(b: Importer, input: Any, other: Any) -> Ref:
     return matmul(b, input, other) if value_of(b, other).type.rank == 1 else linear(b, input, other)
 
 
+def bilinear(b: Importer, input1: Any, input2: Any, weight: Any, bias: Any = None) -> Ref:
+    """``F.bilinear``: ``sum over i, j of input1[i] * weight[o, i, j] * input2[j]``, over the last axes."""
+    x, y, w = value_of(b, input1), value_of(b, input2), value_of(b, weight)
+    operands = [x, y, w] if bias is None else [x, y, w, value_of(b, bias)]
+    same_dtype("bilinear", *operands)
+    if w.type.rank != 3 or x.type.rank < 1 or x.shape[:-1] != y.shape[:-1]:
+        raise Unmapped(f"bilinear of {x.type} and {y.type}")
+    outputs, left, right = w.shape
+    rows = b.emit("reshape", [b.emit("transpose", [w], perm=(1, 0, 2))], shape=(left, outputs * right))
+    flat = b.emit("reshape", [x], shape=(product(x.shape[:-1]), left))
+    half = b.emit("matmul", [flat, rows], transpose_a=False, transpose_b=False)
+    half = b.emit("reshape", [half], shape=(*x.shape[:-1], outputs, right))
+    both = b.emit("mul", [half, b.emit("reshape", [y], shape=(*y.shape[:-1], 1, right))])
+    out = b.emit("reduce_sum", [both], axes=(both.type.rank - 1,), keepdims=False)
+    return b.temp(out if bias is None else b.emit("add", [out, operands[3]]))
+
+
 def attention(
     b: Importer,
     query: Any,
@@ -172,7 +188,7 @@ def _shared_heads(b: Importer, x: Value, q: Value) -> Value:
     return b.emit("reshape", [spread], shape=(*x.shape[:-3], wanted, *x.shape[-2:]))
 
 
-# --- convolution and pooling ------------------------------------------------------------------------------------
+# --- convolution ------------------------------------------------------------------------------------------------
 
 
 def conv(spatial: int) -> Handler:
@@ -207,105 +223,6 @@ def conv(spatial: int) -> Handler:
     return run
 
 
-def max_pool(spatial: int) -> Handler:
-    """max_pool1d / 2d / 3d without indices."""
-
-    def run(
-        b: Importer,
-        input: Any,
-        kernel_size: Any,
-        stride: Any = None,
-        padding: Any = 0,
-        dilation: Any = 1,
-        ceil_mode: bool = False,
-        return_indices: bool = False,
-    ) -> Ref:
-        if return_indices:
-            raise Unmapped("max pooling that returns indices")
-        x, added = batched(b, floating(b, input), spatial + 2)
-        kernel = ints(kernel_size, spatial, "kernel_size")
-        out = b.emit(
-            "max_pool",
-            [x],
-            kernel=kernel,
-            stride=ints(stride, spatial, "stride") if stride not in (None, [], ()) else kernel,
-            padding=tuple((p, p) for p in ints(padding, spatial, "padding")),
-            dilation=ints(dilation, spatial, "dilation"),
-            ceil_mode=bool(ceil_mode),
-        )
-        return unbatched(b, out, added)
-
-    return run
-
-
-def avg_pool(spatial: int) -> Handler:
-    """avg_pool1d / 2d / 3d."""
-
-    def run(
-        b: Importer,
-        input: Any,
-        kernel_size: Any,
-        stride: Any = None,
-        padding: Any = 0,
-        ceil_mode: bool = False,
-        count_include_pad: bool = True,
-        divisor_override: int | None = None,
-    ) -> Ref:
-        if divisor_override is not None and (ceil_mode or not divisor_override):
-            raise Unmapped("average pooling with divisor_override in ceil mode")
-        x, added = batched(b, floating(b, input), spatial + 2)
-        kernel = ints(kernel_size, spatial, "kernel_size")
-        out = b.emit(
-            "avg_pool",
-            [x],
-            kernel=kernel,
-            stride=ints(stride, spatial, "stride") if stride not in (None, [], ()) else kernel,
-            padding=tuple((p, p) for p in ints(padding, spatial, "padding")),
-            ceil_mode=bool(ceil_mode),
-            count_include_pad=bool(count_include_pad) or divisor_override is not None,
-        )
-        if divisor_override is not None:
-            out = b.emit("mul", [out, b.constant(math.prod(kernel) / divisor_override, out.dtype)])
-        return unbatched(b, out, added)
-
-    return run
-
-
-def _output_size(x: Value, output_size: Any, spatial: int) -> tuple[int, ...]:
-    given = (output_size,) * spatial if isinstance(output_size, int) or output_size is None else tuple(output_size)
-    given = given * spatial if len(given) == 1 else given
-    return tuple(
-        static(x.shape[2 + k], "adaptive pooling") if s is None else static(s, "adaptive pooling") for k, s in enumerate(given)
-    )
-
-
-def adaptive_avg_pool(spatial: int) -> Handler:
-    """adaptive_avg_pool1d / 2d / 3d."""
-
-    def run(b: Importer, input: Any, output_size: Any) -> Ref:
-        x, added = batched(b, floating(b, input), spatial + 2)
-        return unbatched(b, b.emit("adaptive_avg_pool", [x], output_size=_output_size(x, output_size, spatial)), added)
-
-    return run
-
-
-def adaptive_max_pool(spatial: int) -> Handler:
-    """adaptive_max_pool1d / 2d / 3d where the windows are equal."""
-
-    def run(b: Importer, input: Any, output_size: Any, return_indices: bool = False) -> Ref:
-        x, added = batched(b, floating(b, input), spatial + 2)
-        out = _output_size(x, output_size, spatial)
-        extents = [static(d, "adaptive pooling") for d in x.shape[2:]]
-        if return_indices or any(s == 0 or n % s for n, s in zip(extents, out, strict=True)):
-            raise Unmapped("adaptive max pooling with indices or uneven windows")
-        kernel = tuple(n // s for n, s in zip(extents, out, strict=True))
-        zeros = ((0, 0),) * spatial
-        pooled = b.emit("max_pool", [x], kernel=kernel, stride=kernel, padding=zeros, dilation=(1,) * spatial, ceil_mode=False)
-        return unbatched(b, pooled, added)
-
-    return run
-
-
 def dropout(b: Importer, input: Any, p: float = 0.5, training: bool = True, train: Any = None) -> Ref:
     """Dropout in evaluation returns its argument."""
     if training if train is None else train:
@@ -325,24 +242,13 @@ TABLE: dict[str, Handler] = {
     "outer": outer,
     "ger": outer,
     "dot": dot,
+    "bilinear": bilinear,
     "vdot": dot,
     "inner": inner,
     "scaled_dot_product_attention": attention,
     "conv1d": conv(1),
     "conv2d": conv(2),
     "conv3d": conv(3),
-    "max_pool1d": max_pool(1),
-    "max_pool2d": max_pool(2),
-    "max_pool3d": max_pool(3),
-    "avg_pool1d": avg_pool(1),
-    "avg_pool2d": avg_pool(2),
-    "avg_pool3d": avg_pool(3),
-    "adaptive_avg_pool1d": adaptive_avg_pool(1),
-    "adaptive_avg_pool2d": adaptive_avg_pool(2),
-    "adaptive_avg_pool3d": adaptive_avg_pool(3),
-    "adaptive_max_pool1d": adaptive_max_pool(1),
-    "adaptive_max_pool2d": adaptive_max_pool(2),
-    "adaptive_max_pool3d": adaptive_max_pool(3),
     "dropout": dropout,
     "dropout1d": dropout,
     "dropout2d": dropout,

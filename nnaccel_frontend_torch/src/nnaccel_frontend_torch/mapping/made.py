@@ -11,6 +11,7 @@ from nnaccel_frontend_torch.alias import Ref
 from nnaccel_frontend_torch.dtypes import TO_IR, TO_TORCH
 from nnaccel_frontend_torch.importer import Importer
 from nnaccel_frontend_torch.mapping.args import Handler, expanded, is_tensor, sizes, tensor
+from nnaccel_frontend_torch.place import is_here
 from nnaccel_frontend_torch.refusal import NeedStatic, Refusal, Unmapped
 
 
@@ -52,7 +53,7 @@ def to(b: Importer, input: Any, *args: Any, **kwargs: Any) -> Ref:
         elif is_tensor(a):
             dtype = TO_TORCH[tensor(b, a).type.dtype]
         elif isinstance(a, (str, torch.device)):
-            if torch.device(a).type != "cpu":
+            if not is_here(a):
                 raise Refusal(f"a move to {a}")
         elif not isinstance(a, bool) and a is not None:
             raise Unmapped(f"to({a!r})")
@@ -62,6 +63,13 @@ def to(b: Importer, input: Any, *args: Any, **kwargs: Any) -> Ref:
     if memory_format not in (None, torch.preserve_format):
         out = contiguous(b, out)
     return clone(b, out) if copy else out
+
+
+def to_cpu(b: Importer, input: Any) -> Ref:
+    """``cpu()``: the tensor itself, on the CPU."""
+    if not is_here(None):
+        raise Refusal("a move to the CPU")
+    return tensor(b, input)
 
 
 def type_as(b: Importer, input: Any, other: Any) -> Ref:
@@ -86,8 +94,8 @@ def filled(value: Any) -> Handler:
 
 def full(b: Importer, size: Any, fill_value: Any, *, dtype: Any = None, device: Any = None, **kwargs: Any) -> Ref:
     """``torch.full``."""
-    if device is not None and torch.device(device).type != "cpu":
-        raise Refusal(f"a tensor made on {device}")
+    if not is_here(device):
+        raise Refusal(f"a tensor made on {device or 'the CPU'}")
     if is_tensor(fill_value) or isinstance(fill_value, Expr) or kwargs.get("names") is not None:
         raise Unmapped("full with a computed value")
     if dtype is None:
@@ -154,8 +162,8 @@ _MEMORY = {"requires_grad", "layout", "pin_memory"}
 
 
 def _known(b: Importer, made: torch.Tensor, device: Any) -> Ref:
-    if device is not None and torch.device(device).type != "cpu":
-        raise Refusal(f"a tensor made on {device}")
+    if not is_here(device):
+        raise Refusal(f"a tensor made on {device or 'the CPU'}")
     if made.dtype not in TO_IR or made.dtype in (torch.float16, torch.bfloat16):
         raise Unmapped(f"a tensor of {made.dtype}")
     return b.temp(b.constant(made.numpy(), TO_IR[made.dtype]))
@@ -177,7 +185,7 @@ TABLE: dict[str, Handler] = {
     "to": to,
     "type_as": type_as,
     **{name: conversion(dtype) for name, dtype in _CONVERSIONS.items()},
-    "cpu": same,
+    "cpu": to_cpu,
     "zeros": filled(0),
     "ones": filled(1),
     "full": full,

@@ -13,8 +13,8 @@ from nnaccel_core.ir import Expr, Value
 from nnaccel_frontend_torch.alias import Ref
 from nnaccel_frontend_torch.dtypes import TO_IR
 from nnaccel_frontend_torch.importer import Importer
-from nnaccel_frontend_torch.mapping.args import Handler, as_value, floating, is_tensor, promoted, tensor
-from nnaccel_frontend_torch.refusal import NeedStatic, Unmapped
+from nnaccel_frontend_torch.mapping.args import Handler, as_value, floating, is_tensor, promoted, tensor, value_of
+from nnaccel_frontend_torch.refusal import NeedStatic, Refusal, Unmapped
 
 
 def unary(op: str, any_dtype: bool = False) -> Handler:
@@ -91,9 +91,17 @@ def divide(b: Importer, input: Any, other: Any, *, rounding_mode: str | None = N
     if rounding_mode == "floor":
         return floor_divide(b, input, other)
     dtype = promoted(b, input, other)
-    if rounding_mode != "trunc" or not dtype.is_floating_point:
-        raise Unmapped(f"division with rounding_mode={rounding_mode!r} of {dtype}")
-    return b.temp(_truncated(b, b.emit("div", [as_value(b, input, dtype), as_value(b, other, dtype)])))
+    if rounding_mode != "trunc":
+        raise Unmapped(f"division with rounding_mode={rounding_mode!r}")
+    if dtype.is_floating_point:
+        return b.temp(_truncated(b, b.emit("div", [as_value(b, input, dtype), as_value(b, other, dtype)])))
+    x, y = as_value(b, input, dtype), _divisor(b, other, dtype, "division")
+    if dtype == torch.uint8:
+        return b.temp(b.emit("floor_div", [x, y]))
+    zero = b.constant(0, x.dtype)
+    size = b.emit("floor_div", [b.emit("abs", [x]), b.emit("abs", [y])])
+    opposite = b.emit("bitwise_xor", [b.emit("lt", [x, zero]), b.emit("lt", [y, zero])])
+    return b.temp(b.emit("where", [opposite, b.emit("neg", [size]), size]))
 
 
 def _truncated(b: Importer, x: Value) -> Value:
@@ -101,12 +109,15 @@ def _truncated(b: Importer, x: Value) -> Value:
     return b.emit("where", [negative, b.emit("ceil", [x]), b.emit("floor", [x])])
 
 
-def _certain_divisor(other: Any, dtype: torch.dtype, what: str) -> None:
-    """Integer division by 0 raises in torch and ends the process in a kernel: only numbers that are not 0 are mapped."""
-    if not dtype.is_floating_point and (is_tensor(other) or other == 0):
-        raise Unmapped(f"{what} of integers by what may be 0")
+def _divisor(b: Importer, other: Any, dtype: torch.dtype, what: str) -> Value:
+    """The divisor; one of integers is looked at first: division by 0 raises in torch and would end the process in a kernel."""
     if dtype == torch.bool:
         raise Unmapped(f"{what} of booleans")
+    if dtype.is_floating_point or (not is_tensor(other) and other != 0):
+        return as_value(b, other, dtype)
+    if not is_tensor(other):
+        raise Refusal(f"{what} of integers by 0: torch refuses it too")
+    return b.emit("nonzero_divisor", [as_value(b, other, dtype)])
 
 
 def floor_divide(b: Importer, input: Any, other: Any) -> Any:
@@ -114,8 +125,7 @@ def floor_divide(b: Importer, input: Any, other: Any) -> Any:
     if not is_tensor(input) and not is_tensor(other):
         return _sizes(operator.floordiv, input, other)
     dtype = promoted(b, input, other)
-    _certain_divisor(other, dtype, "floor division")
-    x, y = as_value(b, input, dtype), as_value(b, other, dtype)
+    x, y = as_value(b, input, dtype), _divisor(b, other, dtype, "floor division")
     if not dtype.is_floating_point:
         return b.temp(b.emit("floor_div", [x, y]))
     exact = b.emit("round", [b.emit("div", [b.emit("sub", [x, b.emit("mod", [x, y])]), y])])
@@ -130,8 +140,24 @@ def remainder(b: Importer, input: Any, other: Any) -> Any:
     if not is_tensor(input) and not is_tensor(other):
         return _sizes(operator.mod, input, other)
     dtype = promoted(b, input, other)
-    _certain_divisor(other, dtype, "remainder")
-    return b.temp(b.emit("mod", [as_value(b, input, dtype), as_value(b, other, dtype)]))
+    return b.temp(b.emit("mod", [as_value(b, input, dtype), _divisor(b, other, dtype, "remainder")]))
+
+
+def shifted(left: bool) -> Handler:
+    """``<<`` and ``>>`` of integers by a number: multiplication or floor division by a power of two."""
+
+    def run(b: Importer, input: Any, other: Any) -> Any:
+        if not is_tensor(input) and not is_tensor(other):
+            return _sizes(operator.lshift if left else operator.rshift, input, other)
+        if not is_tensor(input) or type(other) is not int or not 0 <= other < 31:
+            raise Unmapped("a shift by a tensor, or by no number of bits")
+        x = value_of(b, input)
+        if x.type.is_float or x.dtype in ("bool", "int8", "int16", "uint8"):
+            raise Unmapped(f"a shift of {x.dtype}")
+        by = b.constant(1 << other, x.dtype)
+        return b.temp(b.emit("mul" if left else "floor_div", [x, by]))
+
+    return run
 
 
 def power(b: Importer, input: Any, exponent: Any) -> Any:
@@ -274,6 +300,10 @@ TABLE: dict[str, Handler] = {
     "mod": remainder,
     "rmod": lambda b, input, other: remainder(b, other, input),
     "remainder": remainder,
+    "lshift": shifted(True),
+    "rshift": shifted(False),
+    "bitwise_left_shift": shifted(True),
+    "bitwise_right_shift": shifted(False),
     "pow": power,
     "rpow": lambda b, input, other: power(b, other, input),
     "square": square,

@@ -20,12 +20,13 @@ from nnaccel_frontend_torch.mapping.args import (
     complete_shape,
     expanded,
     is_tensor,
-    promoted,
     sizes,
     static,
     tensor,
 )
 from nnaccel_frontend_torch.mapping.indexing import index_value, pick, tensor_of
+from nnaccel_frontend_torch.mapping.scatter import index_put
+from nnaccel_frontend_torch.place import here
 from nnaccel_frontend_torch.refusal import NeedStatic, Refusal, Unmapped
 
 
@@ -152,8 +153,8 @@ def expand_as(b: Importer, input: Any, other: Any) -> Ref:
 def repeat(b: Importer, input: Any, *repeats: Any, **kwargs: Any) -> Ref:
     """``Tensor.repeat``: tiles, by an expand between two reshapes."""
     times = sizes((kwargs["repeats"],) if "repeats" in kwargs else repeats)
-    shape = list(shape_of(b, input))
-    shape = [1] * (len(times) - len(shape)) + shape
+    given = shape_of(b, input)
+    shape = (*([1] * (len(times) - len(given))), *given)
     value = tensor(b, input).read(b)
     apart: list[Dim] = []
     tiled: list[Dim] = []
@@ -183,19 +184,6 @@ def repeat_interleave(b: Importer, input: Any, repeats: Any, dim: Any = None, *,
     apart = b.emit("reshape", [value], shape=(*shape[: axis + 1], 1, *shape[axis + 1 :]))
     spread = expanded(b, apart, (*shape[: axis + 1], repeats, *shape[axis + 1 :]))
     return b.temp(b.emit("reshape", [spread], shape=(*shape[:axis], shape[axis] * repeats, *shape[axis + 1 :])))
-
-
-def stacked(at_least: int, dim: int) -> Handler:
-    """hstack / vstack: cat of tensors with at least so many axes."""
-
-    def run(b: Importer, tensors: Sequence[Any]) -> Ref:
-        grown = []
-        for t in tensors:
-            shape = list(shape_of(b, t))
-            grown.append(reshaped(b, t, [*([1] * (at_least - len(shape))), *shape], True))
-        return cat(b, grown, 0 if grown and len(shape_of(b, grown[0])) == 1 else dim)
-
-    return run
 
 
 def meshgrid(b: Importer, *tensors: Any, indexing: str = "ij") -> tuple[Ref, ...]:
@@ -253,7 +241,7 @@ def _one(b: Importer, ref: Ref, axis: int, index: int) -> Ref:
 
 
 def getitem(b: Importer, input: Any, index: Any) -> Any:
-    """Indexing with numbers, slices, None, ``...`` and neighboring tensors or lists of positions; on tuples and lists, theirs."""
+    """Indexing with numbers, slices, None, ``...`` and tensors or lists of positions; on tuples and lists, theirs."""
     if not is_tensor(input):
         return input[index]
     ref = tensor(b, input)
@@ -291,7 +279,10 @@ def getitem(b: Importer, input: Any, index: Any) -> Any:
         return plain
     first = picks[0][1]
     if [p[1] for p in picks] != list(range(first, first + len(picks))) or picks[-1][0] - picks[0][0] >= len(picks):
-        raise Unmapped("indexing with tensors that are not side by side")
+        # Not side by side: their common axes come first.
+        axes = [p[1] for p in picks]
+        order = (*axes, *(a for a in range(plain.type.rank) if a not in axes))
+        plain, first = b.view(plain, transpose_step(order)), 0
     return pick(b, plain, [p[2] for p in picks], first)
 
 
@@ -312,19 +303,22 @@ def _slice(b: Importer, ref: Ref, axis: int, item: slice) -> Ref:
 
 
 def setitem(b: Importer, input: Any, index: Any, value: Any) -> None:
-    """``x[index] = value``; by a mask only with a single number."""
+    """``x[index] = value``: by numbers and slices, by a mask with a single number, or by positions for some axes."""
     target = tensor(b, input)
     items = index if isinstance(index, tuple) else (index,)
     if not any(is_tensor(i) or isinstance(i, list) for i in items):
         store(b, getitem(b, target, index), value)
         return
-    mask = tensor(b, index).read(b) if is_tensor(index) else None
-    single = not is_tensor(value) or tensor(b, value).type.rank == 0
-    if mask is None or mask.dtype != "bool" or mask.type.rank > target.type.rank or not single:
-        raise Refusal("writing to positions that a tensor gives")
-    mask = b.emit("reshape", [mask], shape=(*mask.shape, *([1] * (target.type.rank - mask.type.rank))))
-    new = as_value(b, value, TO_TORCH[target.type.dtype]) if is_tensor(value) else b.constant(value, target.type.dtype)
-    store(b, target, b.temp(b.emit("where", [mask, new, target.read(b)])))
+    whole = [None if isinstance(i, slice) and i == slice(None) else i for i in items]
+    if any(i is Ellipsis for i in whole):
+        at = next(k for k, i in enumerate(whole) if i is Ellipsis)
+        whole[at : at + 1] = [None] * (target.type.rank - len(whole) + 1)
+    if any(i is None for i in items) or not all(i is None or is_tensor(i) or isinstance(i, list) for i in whole):
+        raise Refusal("writing to positions that a tensor gives, beside numbers or parts of axes")
+    try:
+        store(b, target, index_put(b, target, whole, value))
+    except Unmapped as e:
+        raise Refusal(f"writing to positions that a tensor gives: {e}") from e
 
 
 def store(b: Importer, target: Ref, value: Any) -> Ref:
@@ -341,50 +335,22 @@ def store(b: Importer, target: Ref, value: Any) -> Ref:
     return target
 
 
-def chunk(b: Importer, input: Any, chunks: int, dim: int = 0) -> tuple[Ref, ...]:
-    """``chunk``."""
+def diagonal(b: Importer, input: Any, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Ref:
+    """``diagonal``: a view of each matrix as a line of which every (columns + 1)-th element is taken."""
     ref = tensor(b, input)
-    extent = static(ref.type.shape[axis_of(dim, ref.type.rank)], "chunk")
-    return split(b, ref, max(-(-extent // chunks), 1), dim)
-
-
-def split(b: Importer, tensor_: Any, split_size_or_sections: Any = None, dim: int = 0, **kwargs: Any) -> tuple[Ref, ...]:
-    """``split`` into equal parts or given sizes."""
-    parts = kwargs.get("split_size", kwargs.get("split_sizes", split_size_or_sections))
-    ref = tensor(b, tensor_)
-    axis = axis_of(dim, ref.type.rank)
-    extent = static(ref.type.shape[axis], "split")
-    if isinstance(parts, int):
-        parts = [min(parts, extent - k) for k in range(0, extent, parts)] or [0]
-    out, start = [], 0
-    for n in parts:
-        out.append(sliced(b, ref, axis, start, start + static(n, "split")))
-        start += n
-    if start != extent:
-        raise Refusal(f"split sizes {parts} do not add up to {extent}")
-    return tuple(out)
-
-
-def unbind(b: Importer, input: Any, dim: int = 0) -> tuple[Ref, ...]:
-    """``unbind``: one view per position."""
-    ref = tensor(b, input)
-    return tuple(select(b, ref, dim, k) for k in range(static(ref.type.shape[axis_of(dim, ref.type.rank)], "unbind")))
-
-
-def cat(b: Importer, tensors: Sequence[Any], dim: int = 0, *, axis: Any = None) -> Ref:
-    """``cat``, ``concat``."""
-    at = dim if axis is None else axis
-    rank = len(shape_of(b, tensors[0]))
-    if any(len(shape_of(b, t)) != rank for t in tensors):
-        raise Unmapped("cat of tensors of different rank")
-    dtype = promoted(b, *tensors)
-    values = [as_value(b, t, dtype) for t in tensors]
-    return b.temp(values[0] if len(values) == 1 else b.emit("concat", values, axis=axis_of(at, rank)))
-
-
-def stack(b: Importer, tensors: Sequence[Any], dim: int = 0) -> Ref:
-    """``stack``."""
-    return cat(b, [unsqueeze(b, t, dim) for t in tensors], axis_of(dim, len(shape_of(b, tensors[0])) + 1))
+    rank = ref.type.rank
+    one, two = axis_of(dim1, rank), axis_of(dim2, rank)
+    if rank < 2 or one == two:
+        raise Unmapped("the diagonal of a vector")
+    rows, columns = (static(ref.type.shape[a], "diagonal") for a in (one, two))
+    lead = [a for a in range(rank) if a not in (one, two)]
+    start = offset if offset >= 0 else -offset * columns
+    length = max(min(columns - offset, rows) if offset >= 0 else min(rows + offset, columns), 0)
+    if (one, two) != (rank - 2, rank - 1):
+        ref = b.view(ref, transpose_step((*lead, one, two)))
+    line = b.view(ref, reshape_step((*ref.type.shape[:-2], rows * columns)))
+    end = start + (length - 1) * (columns + 1) + 1 if length else start
+    return sliced(b, line, rank - 2, min(start, rows * columns), min(end, rows * columns), columns + 1)
 
 
 def size(b: Importer, input: Any, dim: Any = None) -> Any:
@@ -400,7 +366,7 @@ def attribute(b: Importer, x: Any, name: str) -> Any:
     if name in ("T", "mT", "H", "mH"):
         return reverse_axes(b, x) if name in ("T", "H") else matrix_transpose(b, x)
     ref = tensor(b, x)
-    known = {"shape": ref.type.shape, "dtype": TO_TORCH[ref.type.dtype], "ndim": ref.type.rank, "device": torch.device("cpu")}
+    known = {"shape": ref.type.shape, "dtype": TO_TORCH[ref.type.dtype], "ndim": ref.type.rank, "device": here()}
     if name not in known:
         raise Unmapped(f"the attribute {name!r} of a tensor")
     return known[name]
@@ -429,22 +395,13 @@ TABLE: dict[str, Handler] = {
     "repeat": repeat,
     "tile": tile,
     "repeat_interleave": repeat_interleave,
-    "hstack": stacked(1, 1),
-    "vstack": stacked(2, 0),
     "meshgrid": meshgrid,
     "detach": detach,
     "alias": detach,
     "narrow": narrow,
     "select": select,
     "getitem": getitem,
-    "chunk": chunk,
-    "split": split,
-    "split_with_sizes": split,
-    "unbind": unbind,
-    "cat": cat,
-    "concat": cat,
-    "concatenate": cat,
-    "stack": stack,
+    "diagonal": diagonal,
     "size": size,
     "dim": lambda b, input: len(shape_of(b, input)),
     "ndimension": lambda b, input: len(shape_of(b, input)),

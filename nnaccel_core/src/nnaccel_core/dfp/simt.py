@@ -1,0 +1,295 @@
+"""Stage 4 for GPUs, `map_simt`: a staged and tiled group as a kernel in which a thread block computes one tile.
+
+The points of a nest are shared among the threads of the block: each takes some elements along the contiguous axis (one
+16-byte access) of some neighboring outputs (which share weights and overlapping inputs). What the group keeps between nests,
+with its halo, lies in shared memory. The terms of a reduction along the contiguous axis are shared among the threads instead,
+and combined over the block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from nnaccel_core.dfp.emit import WINDOW, NestEmitter, Place
+from nnaccel_core.dfp.nests import nest_loads, subexpressions
+from nnaccel_core.dfp.regions import Tiling, physical_axes
+from nnaccel_core.dfp.scalars import Names
+from nnaccel_core.dfp.simt_stencil import StencilEmitter, conditional_loads, flat
+from nnaccel_core.dfp.spmd import _bounds, _tile_buffer, kernel_dims
+from nnaccel_core.dfp.storage import Staged
+from nnaccel_core.ir import Dim, TensorType, Value, ceil_div, dim_max, dim_min, free_symbols, sym
+from nnaccel_core.ir.types import ITEMSIZE
+from nnaccel_core.loopir.grammar import (
+    Alloc,
+    Barrier,
+    Binary,
+    Buffer,
+    Const,
+    If,
+    Index,
+    Kernel,
+    Let,
+    Loop,
+    Nest,
+    Scalar,
+    Select,
+    Stmt,
+    children,
+    rebuild,
+)
+from nnaccel_core.loopir.source import KernelSource
+from nnaccel_core.loopir.transforms import unroll
+
+#: Stands for `storage.RECOMPUTE`: threads compute again what costs a few operations rather than share it through shared
+#: memory, since memory keeps them waiting anyway (a clip in front of a 3x3 window: 2 operations at 9 uses).
+RECOMPUTE_GPU = 40
+#: A concat of more operands than this chooses the operand per access: loops for each would have too few elements for the threads
+#: (seen on an H100: 26 operands of 32 channels at 14x14, 128 images: 132 us with choices, 311 with loops).
+MOST_PIECES = 16
+#: Bytes of one thread's access.
+ACCESS = 16
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How much one thread computes at a time.
+
+    Attributes:
+        vector: neighboring elements along the contiguous axis; block: neighboring outputs along the axis next to it.
+    """
+
+    vector: int = 1
+    block: int = 1
+
+
+def vector_width(staged: Staged) -> int:
+    """Elements of one access of the group's main output."""
+    return max(1, min(8, ACCESS // ITEMSIZE[staged.outputs[-1].dtype]))
+
+
+def _innermost(t: TensorType) -> Dim:
+    axes = physical_axes(t)
+    return t.shape[axes[-1]] if axes else 1
+
+
+def wide_symbols(staged: Staged, tiling: Tiling) -> tuple[str, ...]:
+    """The kernel dims that must be multiples of the vector width for accesses to be whole and aligned."""
+    found: set[str] = set()
+    for v in (*staged.inputs, *staged.outputs):
+        found |= free_symbols(_innermost(v.type))
+    root = physical_axes(staged.outputs[-1].type)
+    if root and root[-1] in tiling.axes:
+        found.add(f"t{tiling.axes.index(root[-1])}")
+    return tuple(d for d in kernel_dims(staged, tiling) if d in found)
+
+
+def may_be_wide(staged: Staged) -> bool:
+    """Whether all innermost extents that are constants allow wide accesses (symbols are looked at when sizes are known)."""
+    width = vector_width(staged)
+    inner = [_innermost(v.type) for v in (*staged.inputs, *staged.outputs)]
+    return width > 1 and all(d % width == 0 or d == 1 for d in inner if isinstance(d, int)) and any(d != 1 for d in inner)
+
+
+def map_simt(name: str, staged: Staged, tiling: Tiling, shape: Shape = Shape()) -> Kernel:
+    """The kernel of a staged group, for blocks of threads.
+
+    Args:
+        shape: what a thread computes at a time; with ``vector`` > 1 the dims of `wide_symbols` must be its multiples.
+    """
+    buffers: dict[Value, Place] = {}
+    arguments: list[Buffer] = []
+    for v in (*staged.inputs, *staged.outputs):
+        buffer = Buffer(f"b{len(arguments)}", v.shape, v.dtype, "global", v.type.strides())
+        arguments.append(buffer)
+        buffers[v] = Place(buffer, (0,) * v.type.rank)
+
+    body: list[Stmt] = []
+    for k, extent in enumerate(tiling.extents):
+        body.append(Let(f"o{k}", sym(f"p{k}") * sym(f"t{k}")))
+        body.append(Let(f"e{k}", dim_min(sym(f"o{k}") + sym(f"t{k}"), extent)))
+    names = Names()
+    multiples = tuple((d, shape.vector) for d in wide_symbols(staged, tiling)) if shape.vector > 1 else ()
+    written: set[Value] = set()
+    for k, nest in enumerate(staged.nests):
+        region = tiling.regions[nest.out]
+        lo, hi = _bounds(k, nest.out, region, body)
+        if nest.out not in buffers:
+            buffer = _tile_buffer(f"s{k}", nest.out, region)
+            body.append(Alloc(buffer))
+            origin = tuple(0 if s is None else begin for s, begin in zip(region, lo, strict=True))
+            buffers[nest.out] = Place(buffer, origin, nest.out.type.layout)
+        if any(ld.buffer in written for ld in nest_loads(nest)):
+            body.append(Barrier())
+            written.clear()
+        body += emit(nest, buffers, lo, hi, names, shape, dict(multiples))
+        written.add(nest.out)
+
+    tasks = tuple((f"p{k}", ceil_div(extent, sym(f"t{k}"))) for k, extent in enumerate(tiling.extents))
+    dims = kernel_dims(staged, tiling)
+    return unroll(Kernel(name, tuple(arguments), dims, tasks, tuple(body), len(staged.outputs), multiples))
+
+
+class Simt:
+    """The kernels of one structure for a GPU: wide or not, with blocks of outputs or not; each made when first asked for.
+
+    Attributes:
+        width: elements of a wide access; 1 where the structure allows none.
+        multiples: numbers of the kernel dims that must be multiples of it.
+    """
+
+    def __init__(
+        self, name: str, digest: str, width: int, multiples: tuple[int, ...], stages: Callable[[], tuple[Staged, Tiling]]
+    ) -> None:
+        self.name, self.width, self.multiples = name, width, multiples
+        self._digest, self._stages = digest, stages
+        self._sources: dict[Shape, KernelSource] = {}
+
+    @staticmethod
+    def of(name: str, digest: str, dims: Sequence[str], staged: Staged, tiling: Tiling) -> Simt:
+        """Those of a staged group."""
+        wide = wide_symbols(staged, tiling)
+        width = vector_width(staged) if may_be_wide(staged) else 1
+        return Simt(name, digest, width, tuple(dims.index(d) for d in wide), lambda: (staged, tiling))
+
+    def shape(self, dims: Sequence[int], block: int) -> Shape:
+        """The best shape that these dims allow."""
+        return Shape(self.width if all(dims[k] % self.width == 0 for k in self.multiples) else 1, block)
+
+    def source(self, shape: Shape) -> KernelSource:
+        """The kernel for ``shape``. Asked by two threads at once, both get an equal one."""
+        found = self._sources.get(shape)
+        if found is None:
+            name = self.name + (f"_v{shape.vector}" if shape.vector > 1 else "") + (f"_b{shape.block}" if shape.block > 1 else "")
+            digest = f"{self._digest} simt {shape.vector} {shape.block}" if self._digest else ""
+            found = self._sources[shape] = KernelSource(name, digest, lambda: map_simt(name, *self._stages(), shape))
+        return found
+
+
+def emit(
+    nest: Nest,
+    places: Mapping[Value, Place],
+    lo: Sequence[Dim],
+    hi: Sequence[Dim],
+    names: Names,
+    shape: Shape,
+    multiples: Mapping[str, int],
+) -> list[Stmt]:
+    """The statements that compute ``nest`` over its region with all threads of the block."""
+    simple = SimtEmitter(nest, places, lo, hi, names, 1)
+    axis = simple.simd_axis()
+    if axis in simple.extents:
+        return simple.emit_shared(axis)
+    if axis is None or not _separable(nest, axis):
+        return simple.emit_points()
+    edges = piece_edges(nest, axis)
+    block = shape.block
+    if len(edges) >= MOST_PIECES:
+        edges, block = (), 1
+    out: list[Stmt] = []
+    at = nest.axes.index(axis)
+    for k in range(len(edges) + 1):
+        begin = dim_max(lo[at], edges[k - 1]) if k else lo[at]
+        end = dim_min(hi[at], edges[k]) if k < len(edges) else hi[at]
+        part = replace(nest, body=_piece(nest.body, edges, k)) if edges else nest
+        low, high = (*lo[:at], begin, *lo[at + 1 :]), (*hi[:at], end, *hi[at + 1 :])
+        out += StencilEmitter(part, places, low, high, names, axis, shape.vector, block, multiples).emit()
+    return out
+
+
+def piece_edges(nest: Nest, axis: str) -> tuple[Dim, ...]:
+    """Where along ``axis`` an element-wise nest goes over from one operand of a concat to the next, in ascending order.
+
+    The pieces between them need no choice: each gets a loop of its own. Empty where there is no concat, or several that differ.
+    """
+    if nest.combine is not None or nest.where:
+        return ()
+    trees = [s for s in subexpressions(nest.body) if isinstance(s, Select) and _is_piece(s)]
+    if not trees:
+        return ()
+
+    def edges(s: Scalar) -> list[Dim]:
+        if not isinstance(s, Select) or not _is_piece(s):
+            return []
+        assert isinstance(s.cond, Binary) and isinstance(s.cond.b, Index)
+        return [*edges(s.a), s.cond.b.dim, *edges(s.b)]
+
+    longest = max((edges(s) for s in trees), key=len)
+    for s in trees:
+        assert isinstance(s.cond, Binary) and isinstance(s.cond.a, Index) and isinstance(s.cond.b, Index)
+        if s.cond.a.dim != sym(axis) or s.cond.b.dim not in longest:
+            return ()
+    return tuple(longest)
+
+
+def _piece(s: Scalar, edges: Sequence[Dim], k: int) -> Scalar:
+    """``s`` where the axis lies between ``edges[k - 1]`` and ``edges[k]``."""
+    if isinstance(s, Select) and _is_piece(s):
+        assert isinstance(s.cond, Binary) and isinstance(s.cond.b, Index)
+        return _piece(s.a if k <= edges.index(s.cond.b.dim) else s.b, edges, k)
+    kids = children(s)
+    return rebuild(s, [_piece(x, edges, k) for x in kids]) if kids else s
+
+
+class SimtEmitter(NestEmitter):
+    """Nests whose points go to threads one by one, and reductions that all threads share."""
+
+    lane_block = 1 << 30  # each thread sums few terms already
+
+    def emit_shared(self, axis: str) -> list[Stmt]:
+        """Outputs one after another; the terms of each along the reduced ``axis`` are shared among the threads."""
+        self.simd: str | None = axis
+        return _threaded(self._reduction())
+
+    def emit_points(self) -> list[Stmt]:
+        """Each thread computes whole outputs."""
+        self.simd = None
+        self.lanes = False
+        self.unrolled: str | None = None
+        self.inside = ()
+        if self.nest.combine is None:
+            zero = self._store(Const(0, self.nest.out.dtype), {})
+            body = self._guarded(self.nest.where, self._store(self.nest.body, {}), zero)
+        else:
+            body = self._points([{}], False)
+        return flat(self.names, [(a, self.lo[a], self.hi[a], 1) for a in self.order], body)
+
+
+def _threaded(body: Sequence[Stmt]) -> list[Stmt]:
+    """``body`` with its simd loops shared among the threads."""
+    out: list[Stmt] = []
+    for s in body:
+        if isinstance(s, Loop):
+            s = replace(s, bind="block" if s.bind == "simd" else s.bind, body=tuple(_threaded(s.body)))
+        elif isinstance(s, If):
+            s = If(s.cond, tuple(_threaded(s.then)), tuple(_threaded(s.other)))
+        out.append(s)
+    return out
+
+
+def _separable(nest: Nest, axis: str) -> bool:
+    """Whether neighboring elements along ``axis`` can be computed side by side: nothing guards loads by it in other ways."""
+    if any(axis in free_symbols(b.index) for b in nest.where):
+        return False
+    for s in (*conditional_loads(nest.body), *conditional_loads(nest.final)):
+        if nest.combine is not None or not isinstance(s, Select) or not _is_piece(s):
+            return False
+    return nest.combine is None or not nest.where or _constant_windows(nest)
+
+
+def _is_piece(s: Select) -> bool:
+    """A choice by position, as a concat makes it."""
+    return isinstance(s.cond, Binary) and s.cond.op == "lt" and isinstance(s.cond.a, Index) and isinstance(s.cond.b, Index)
+
+
+def _constant_windows(nest: Nest) -> bool:
+    """Whether every bound is on one window axis of constant extent."""
+    extents = dict(nest.reduce)
+    for b in nest.where:
+        windows = [extents[r] for r in free_symbols(b.index) & extents.keys()]
+        if len(windows) > 1 or not all(isinstance(e, int) and e <= WINDOW for e in windows):
+            return False
+    return True
+
+
+__all__ = ["Shape", "SimtEmitter", "flat", "map_simt", "may_be_wide", "vector_width", "wide_symbols"]

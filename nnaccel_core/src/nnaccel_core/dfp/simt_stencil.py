@@ -1,0 +1,401 @@
+"""Nests whose outputs lie side by side in a thread's registers: element-wise chains, windows, small products.
+
+A thread computes ``vector`` elements along the contiguous axis of ``block`` neighboring outputs. What it loads along that axis
+is a vector access into registers; a column of the input that several outputs need is loaded once. Padding is a test of
+each column: a load and the terms that use it are predicated, nothing else branches.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+
+from nnaccel_core.dfp.emit import WINDOW, NestEmitter, Place
+from nnaccel_core.dfp.nests import loads_of, replace_acc, subexpressions
+from nnaccel_core.dfp.scalars import Names, share
+from nnaccel_core.ir import Dim, Value, ceil_div, dim_min, free_symbols, substitute, sym
+from nnaccel_core.ir.dims import linear
+from nnaccel_core.loopir.divisors import divisor
+from nnaccel_core.loopir.grammar import (
+    Acc,
+    Accumulate,
+    Alloc,
+    Binary,
+    Bound,
+    Buffer,
+    Cast,
+    Const,
+    If,
+    Index,
+    Let,
+    Load,
+    Loop,
+    Nest,
+    Scalar,
+    Select,
+    Stmt,
+    Store,
+    children,
+    rebuild,
+    scalar_dtype,
+)
+from nnaccel_core.loopir.nests import acc_dtype
+from nnaccel_core.loopir.numeric import compute_dtype, identity
+
+#: Windows of at most this many elements are unrolled whole, larger ones along their last axis.
+MOST_TAPS = 25
+
+#: A value's registers, by the load (or choice) that fills them.
+Loaded = dict[tuple[object, tuple[Dim, ...]], Buffer]
+
+
+def conditional_loads(s: Scalar | None) -> list[Select | Binary]:
+    """The choices (and ``and``s, ``or``s) in ``s`` that guard a load which is not evaluated anyway."""
+    if s is None:
+        return []
+    always: set[tuple[object, tuple[Dim, ...]]] = set()
+    todo: list[Scalar] = [s]
+    seen: set[int] = set()
+    while todo:
+        x = todo.pop()
+        if id(x) in seen:
+            continue
+        seen.add(id(x))
+        if isinstance(x, Load):
+            always.add((x.buffer, x.index))
+        elif isinstance(x, Select):
+            todo.append(x.cond)
+        elif isinstance(x, Binary) and x.op in ("and", "or"):
+            todo.append(x.a)
+        else:
+            todo += children(x)
+    memo: dict[int, bool] = {}
+
+    def guarded(x: Scalar) -> bool:
+        """Whether ``x`` loads what is not loaded anyway; what ``seen`` holds is evaluated anyway, its own choices included."""
+        if id(x) not in memo:
+            if isinstance(x, Load):
+                memo[id(x)] = (x.buffer, x.index) not in always
+            else:
+                memo[id(x)] = id(x) not in seen and any(guarded(k) for k in children(x))
+        return memo[id(x)]
+
+    found: list[Select | Binary] = []
+    for x in subexpressions(s):
+        arms: tuple[Scalar, ...] = ()
+        if isinstance(x, Select):
+            arms = (x.a, x.b)
+        elif isinstance(x, Binary) and x.op in ("and", "or"):
+            arms = (x.b,)
+        if any(guarded(arm) for arm in arms):
+            assert isinstance(x, (Select, Binary))
+            found.append(x)
+    return found
+
+
+def flat(names: Names, axes: Sequence[tuple[str, Dim, Dim, int]], body: Sequence[Stmt]) -> list[Stmt]:
+    """One block loop over ``axes`` (name, begin, end, step; outermost first), inside which the axes are lets."""
+    if not axes:
+        return list(body)  # one element: the first thread stores it
+    f = names.fresh("f")
+    outside: list[Stmt] = []
+    lets: list[Stmt] = []
+    rest: Dim = sym(f)
+    total: Dim = 1
+    for k, (axis, begin, end, step) in reversed(list(enumerate(axes))):
+        count = names.fresh("n")
+        outside.append(Let(count, ceil_div(end - begin, step) if step > 1 else end - begin))
+        at = rest if k == 0 else rest % sym(count)
+        lets.append(Let(axis, begin + step * at))
+        if k:
+            upper = names.fresh("g")
+            lets.append(Let(upper, rest // sym(count)))
+            rest = sym(upper)
+        total = total * sym(count)
+    return [*outside, Loop(f, 0, total, "block", (*lets, *body))]
+
+
+class StencilEmitter(NestEmitter):
+    """Emits one nest for the threads of a block."""
+
+    def __init__(
+        self,
+        nest: Nest,
+        places: Mapping[Value, Place],
+        lo: Sequence[Dim],
+        hi: Sequence[Dim],
+        names: Names,
+        axis: str,
+        vector: int,
+        block: int,
+        multiples: Mapping[str, int],
+    ) -> None:
+        """``axis``: the output axis along which accesses are contiguous; ``multiples``: what kernel dims are multiples of."""
+        super().__init__(nest, places, lo, hi, names, 1)
+        self.axis = axis
+        self.multiples = multiples
+        self.vector = vector if self._divides(vector) else 1
+        self.most = block
+        self.j = names.fresh("j")
+        small = [(n, e) for n, e in nest.reduce if isinstance(e, int) and e <= WINDOW]
+        bounded = {r for b in nest.where for r in free_symbols(b.index)}
+        taps = small if _count(small) <= MOST_TAPS else small[-1:]
+        #: reduced axes that are unrolled
+        self.taps: list[tuple[str, int]] = [(n, int(e)) for n, e in taps if n in bounded or e <= 3]
+        unrolled = {n for n, _ in self.taps}
+        self.serial = [n for n, _ in nest.reduce if n not in unrolled]
+
+    def _divides(self, vector: int) -> bool:
+        """Whether regions and choices by position along the axis begin and end at multiples of ``vector``."""
+        facts = dict(self.multiples)
+        for k, d in self._tile_origins():
+            facts[k] = divisor(d, facts)
+        edges: list[Dim] = [self.lo[self.axis], self.hi[self.axis]]
+        for s in (*subexpressions(self.nest.body), *subexpressions(self.nest.final)):
+            cond = s.cond if isinstance(s, Select) else None
+            if isinstance(cond, Binary) and isinstance(cond.a, Index) and isinstance(cond.b, Index):
+                if self.axis in free_symbols(cond.a.dim):
+                    edges += [substitute(cond.a.dim, {self.axis: 0}), cond.b.dim]
+        return all(divisor(d, facts) % vector == 0 for d in edges)
+
+    def _tile_origins(self) -> list[tuple[str, Dim]]:
+        """The lets of the tile grid (see `map_simt`): an origin is a multiple of its tile size, an end of either."""
+        found: list[tuple[str, Dim]] = []
+        extents = self.nest.out.shape
+        for a, name in enumerate(self.nest.axes):
+            for d in (self.lo[name], self.hi[name]):
+                for s in free_symbols(d):
+                    if s[0] == "o":
+                        found.append((s, sym(f"t{s[1:]}")))
+                    elif s[0] == "e":
+                        found.append((s, dim_min(sym(f"t{s[1:]}"), extents[a])))
+        return found
+
+    def emit(self) -> list[Stmt]:
+        """The statements that compute the nest over its region."""
+        self.simd: str | None = self.axis
+        self.lanes = False
+        order = [a for a in self.order if a != self.axis]
+        if self.axis in self.units:  # an axis of extent 1
+            order, self.vector = list(self.order), 1
+        u = order[-1] if order else None
+        single = self._threads(order, None, self._points_at(None, 1))
+        pointwise = self.nest.combine is None
+        if self.most == 1 or u is None or (self.nest.where if pointwise else not self._shares(u) or self._strides(u)):
+            return single
+        width = self.hi[u] - self.lo[u]
+        blocks = self._threads(order, u, self._points_at(u, self.most))
+        return [If(Binary("ge", Index(width), Index(self.most)), tuple(blocks), tuple(single))]
+
+    def _strides(self, u: str) -> bool:
+        """Whether windows move by more than one along ``u``: neighbors share little then, and columns fill the registers."""
+        steps = [split for ld in loads_of(self.nest.body) for d in ld.index if (split := linear(d, u)) is not None]
+        return bool(self.taps) and any(coefficient > 1 for coefficient, _ in steps)
+
+    def _threads(self, order: Sequence[str], blocked: str | None, body: list[Stmt]) -> list[Stmt]:
+        """``body`` for each vector of each output, or block of outputs along ``blocked``."""
+        axes: list[tuple[str, Dim, Dim, int]] = []
+        for a in order:
+            if a == blocked:
+                # The last block is moved back to end at the end: some outputs are computed twice, to the same values.
+                k = self.names.fresh("k")
+                axes.append((k, 0, ceil_div(self.hi[a] - self.lo[a], self.most), 1))
+                body = [Let(a, dim_min(self.lo[a] + self.most * sym(k), self.hi[a] - self.most)), *body]
+            else:
+                axes.append((a, self.lo[a], self.hi[a], 1))
+        if self.axis not in self.units:
+            axes.append((self.axis, self.lo[self.axis], self.hi[self.axis], self.vector))
+        return flat(self.names, axes, body)
+
+    # --- registers ----------------------------------------------------------------------------------------------
+
+    def _moved(self, env: Mapping[str, Dim]) -> dict[str, Dim]:
+        """``env`` with the contiguous axis at this thread's element ``j``."""
+        return dict(env) if self.axis in self.units else {**env, self.axis: sym(self.axis) + sym(self.j)}
+
+    def _each(self, body: Sequence[Stmt]) -> Stmt:
+        return Loop(self.j, 0, self.vector, "unroll", tuple(body))
+
+    def _register(self, prefix: str, dtype: str) -> Buffer:
+        return Buffer(self.names.fresh(prefix), (self.vector,), dtype, "register")
+
+    def _load(self, load: Load, known: Loaded, out: list[Stmt]) -> Load:
+        """The register that holds ``load``; filled in ``out`` where it is not ``known``."""
+        key = (load.buffer, load.index)
+        varies = any(self.j in free_symbols(d) for d in load.index)
+        found = known.get(key)
+        if found is None:
+            dtype = compute_dtype(load.buffer.dtype)
+            if varies:
+                found = self._register("x", dtype)
+                out += [Alloc(found), Loop(self.j, 0, self.vector, "simd", (Store(found, (sym(self.j),), load),))]
+            else:
+                found = Buffer(self.names.fresh("x"), (), dtype, "register")
+                out += [Alloc(found), Store(found, (), load)]
+            known[key] = found
+        return Load(found, (sym(self.j),) if varies else ())
+
+    def _fetch(self, s: Scalar, known: Loaded, out: list[Stmt]) -> Scalar:
+        """``s`` (on buffers) with its loads and choices by position in registers, filled in ``out``."""
+        memo: dict[int, Scalar] = {}
+        choices = set(map(id, conditional_loads(s)))
+
+        def visit(x: Scalar) -> Scalar:
+            if id(x) not in memo:
+                if isinstance(x, Load) and isinstance(x.buffer, Buffer) and x.buffer.space in ("global", "tile"):
+                    memo[id(x)] = self._load(x, known, out)
+                elif isinstance(x, Select) and id(x) in choices:
+                    memo[id(x)] = self._choice(x, known, out)
+                else:
+                    kids = children(x)
+                    memo[id(x)] = rebuild(x, [visit(k) for k in kids]) if kids else x
+            return memo[id(x)]
+
+        return visit(s)
+
+    def _choice(self, s: Select, known: Loaded, out: list[Stmt]) -> Scalar:
+        """The registers of a choice by position, which is the same for all elements of a vector."""
+        assert isinstance(s.cond, Binary) and isinstance(s.cond.a, Index) and isinstance(s.cond.b, Index)
+        first = {self.j: 0}
+        cond = Binary(s.cond.op, Index(substitute(s.cond.a.dim, first)), Index(substitute(s.cond.b.dim, first)))
+        target = self._register("x", compute_dtype(scalar_dtype(s)))
+        arms = []
+        for arm in (s.a, s.b):
+            inside: list[Stmt] = []
+            value = self._fetch(arm, dict(known), inside)
+            arms.append((*inside, self._each([Store(target, (sym(self.j),), value)])))
+        out += [Alloc(target), If(cond, *arms)]
+        return Load(target, (sym(self.j),))
+
+    def _result(self, value: Scalar, env: Mapping[str, Dim]) -> list[Stmt]:
+        """Store ``value`` (on registers, element ``j``) at the nest's point."""
+        moved = {**self.units, **self._moved(env)}
+        dtype = self.nest.out.dtype
+        if scalar_dtype(value) != dtype:
+            value = Cast(value, dtype)
+        pre, value = share(value, self.names)
+        result = self._register("y", compute_dtype(dtype))
+        at = self.out.at([moved.get(a, sym(a)) for a in self.nest.axes])
+        target, j = Load(result, (sym(self.j),)), self.j
+        return [
+            Alloc(result),
+            self._each([*pre, Store(result, (sym(j),), value)]),
+            Loop(j, 0, self.vector, "simd", (Store(self.out.buffer, at, target),)),
+        ]
+
+    # --- element-wise -------------------------------------------------------------------------------------------
+
+    def _points_at(self, blocked: str | None, width: int) -> list[Stmt]:
+        """What is computed at ``width`` points along ``blocked``."""
+        points: list[dict[str, Dim]] = [{blocked: sym(blocked) + k} if blocked else {} for k in range(width)]
+        return self._values(points) if self.nest.combine is None else self._sums(points)
+
+    def _values(self, points: Sequence[Mapping[str, Dim]]) -> list[Stmt]:
+        body: list[Stmt] = []
+        known: Loaded = {}
+        # All loads come first, so that they are under way together.
+        values = [self._fetch(self._concrete(self.nest.body, self._moved(env)), known, body) for env in points]
+        for value, env in zip(values, points, strict=True):
+            body += self._result(value, env)
+        if not self.nest.where:
+            return body
+        bounds = [Bound(substitute(b.index, self.units), b.extent) for b in self.nest.where]
+        return self._guarded(bounds, body, self._result(Const(0, self.nest.out.dtype), {}))
+
+    # --- reductions ---------------------------------------------------------------------------------------------
+
+    def _sums(self, points: Sequence[Mapping[str, Dim]]) -> list[Stmt]:
+        """Reduce and store at ``points``."""
+        nest, combine = self.nest, str(self.nest.combine)
+        dtype = acc_dtype(nest)
+        accs = [self._register("a", dtype) for _ in points]
+        start = Const(identity(combine, dtype), dtype)
+        out: list[Stmt] = [s for a in accs for s in (Alloc(a), self._each([Store(a, (sym(self.j),), start)]))]
+        limits = {r: [b for b in nest.where if r in free_symbols(b.index)] for r in self.serial}
+        left = [b for b in nest.where if not any(b in found for found in limits.values())]
+        body = self._terms_of(points, accs, combine, left)
+        for r in reversed(self.serial):
+            lo, hi = self._limits(r, limits[r], {})
+            body = [Loop(r, lo, hi, "serial", tuple(body))]
+        out += body
+        for env, a in zip(points, accs, strict=True):
+            value = replace_acc(self._concrete(nest.final or Acc(), self._moved(env)), Load(a, (sym(self.j),)))
+            fetched = self._fetch(value, {}, out)
+            out += self._result(fetched, env)
+        return out
+
+    def _terms_of(
+        self, points: Sequence[Mapping[str, Dim]], accs: Sequence[Buffer], combine: str, bounds: Sequence[Bound]
+    ) -> list[Stmt]:
+        """All terms of the unrolled window: loads first, then sums, for each position along its outer axes."""
+        out: list[Stmt] = []
+        names = [n for n, _ in self.taps]
+        free: Loaded = {}
+        for outer in itertools.product(*(range(e) for _, e in self.taps[:-1])):
+            columns: dict[tuple[Dim, ...], tuple[tuple[Bound, ...], Loaded, list[tuple[Scalar, Buffer]]]] = {}
+            fetch: list[Stmt] = []
+            for last in range(self.taps[-1][1]) if self.taps else (0,):
+                taps: dict[str, Dim] = dict(zip(names, (*outer, last), strict=False))
+                for env, acc in zip(points, accs, strict=True):
+                    at = {**self.units, **env, **taps}
+                    tests = tuple(Bound(substitute(b.index, at), substitute(b.extent, at)) for b in bounds)
+                    column = columns.setdefault(tuple(t.index for t in tests), (tests, {}, []))
+                    column[2].append((self._concrete(self.nest.body, self._moved({**env, **taps})), acc))
+            sums: list[Stmt] = []
+            for tests, known, terms in columns.values():
+                guarded = frozenset().union(*(free_symbols(t.index) for t in tests)) if tests else frozenset()
+                inside: list[Stmt] = []
+                work: list[Stmt] = []
+                for term, acc in terms:
+                    value = self._fetch_term(term, guarded, free if tests else known, known, fetch, inside)
+                    if scalar_dtype(value) != acc.dtype:
+                        value = Cast(value, acc.dtype)
+                    pre, value = share(value, self.names)
+                    work.append(self._each([*pre, Accumulate(acc, (sym(self.j),), combine, value)]))
+                if not tests:
+                    fetch += inside
+                    sums += work
+                    continue
+                flag = Buffer(self.names.fresh("p"), (), "bool", "register")
+                (guard,) = self._guarded(tests, work)
+                assert isinstance(guard, If)
+                # Registers live outside the test, so that loads of all columns can be under way before the first sum.
+                fetch += [s for s in inside if isinstance(s, Alloc)]
+                fetch += [Alloc(flag), Store(flag, (), guard.cond)]
+                moves = [s for s in inside if not isinstance(s, Alloc)]
+                if moves:
+                    fetch.append(If(Load(flag, ()), tuple(moves)))
+                sums.append(If(Load(flag, ()), tuple(work)))
+            out += [*fetch, *sums]
+        return out
+
+    def _fetch_term(
+        self, term: Scalar, guarded: frozenset[str], free: Loaded, known: Loaded, fetch: list[Stmt], inside: list[Stmt]
+    ) -> Scalar:
+        """``term`` on registers: what the tests say nothing about is loaded in ``fetch``, the rest ``inside`` them."""
+        moved: dict[int, Scalar] = {}
+        for load in loads_of(term):
+            symbols = frozenset().union(*(free_symbols(d) for d in load.index)) if load.index else frozenset()
+            if guarded and not symbols & guarded:
+                moved[id(load)] = self._load(load, free, fetch)
+            else:
+                moved[id(load)] = self._load(load, known, inside)
+        lookup = {(ld.buffer, ld.index): moved[id(ld)] for ld in loads_of(term) if id(ld) in moved}
+
+        def visit(x: Scalar) -> Scalar:
+            if isinstance(x, Load):
+                return lookup.get((x.buffer, x.index), x)
+            kids = children(x)
+            return rebuild(x, [visit(k) for k in kids]) if kids else x
+
+        return visit(term)
+
+
+def _count(axes: Sequence[tuple[str, Dim]]) -> int:
+    total = 1
+    for _, e in axes:
+        total *= int(e)  # type: ignore[arg-type]
+    return total
+
+
+__all__ = ["MOST_TAPS", "StencilEmitter", "conditional_loads", "flat"]

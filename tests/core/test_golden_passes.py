@@ -1,0 +1,119 @@
+"""Every graph pass on a small graph that it changes: before and after as text, in golden files, and the same results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from core.graphs import CONV, Builder
+from core.test_passes import check_same
+from nnaccel_core.ir import Graph, Value, sym
+from nnaccel_core.passes.pipeline import GRAPH_PASSES
+
+N = sym("n")
+POINT: dict[str, Any] = {**CONV, "padding": ((0, 0), (0, 0))}
+POOL = {"kernel": (2, 2), "stride": (2, 2), "padding": ((0, 0), (0, 0)), "dilation": (1, 1), "ceil_mode": False}
+
+
+def _batch_norm(b: Builder, x: Value) -> Value:
+    return b("batch_norm", x, *(b.param(x.shape[1]) for _ in range(4)), eps=1e-5)
+
+
+def identities(b: Builder) -> tuple[Value, ...]:
+    x = b.input(N, 3, 4, 4)
+    same = b("cast", b("reshape", x, shape=x.shape), dtype="float32")
+    return (b("relu", b("pad", same, pads=((0, 0),) * 4, mode="constant", value=0.0)),)
+
+
+def views(b: Builder) -> tuple[Value, ...]:
+    x = b.input(N, 3, 4)
+    return b("reshape", b("reshape", x, shape=(N, 12)), shape=(N, 4, 3)), b(
+        "transpose", b("transpose", x, perm=(0, 2, 1)), perm=(1, 0, 2)
+    )
+
+
+def batch_norms(b: Builder) -> tuple[Value, ...]:
+    x = b.input(N, 3, 5, 5)
+    image = _batch_norm(b, b("conv", x, b.param(4, 3, 3, 3), b.param(4), **CONV))
+    row = b("reduce_mean", image, axes=(2, 3), keepdims=False)
+    return (_batch_norm(b, b("matmul", row, b.param(2, 4), transpose_b=True)),)
+
+
+def biases(b: Builder) -> tuple[Value, ...]:
+    x = b.input(N, 3, 5, 5)
+    image = b("add", b("conv", x, b.param(4, 3, 1, 1), **POINT), b.param(4, 1, 1))
+    row = b("reduce_mean", image, axes=(2, 3), keepdims=False)
+    return (b("add", b.param(2), b("matmul", row, b.param(2, 4), transpose_b=True)),)
+
+
+def concats(b: Builder) -> tuple[Value, ...]:
+    x, y, z = b.input(N, 3, 4, 4), b.input(N, 2, 4, 4), b.input(N, 1, 4, 4)
+    return (b("concat", b("concat", x, y, axis=1), z, axis=1),)
+
+
+def work_behind_a_concat(b: Builder) -> tuple[Value, ...]:
+    x = b.input(N, 3, 8, 8)
+    parts = (b("conv", x, b.param(c, 3, 1, 1), **POINT) for c in (2, 3))
+    return (b("max_pool", b("relu", b("concat", *parts, axis=1)), **POOL),)
+
+
+def activation_in_front_of_a_pool(b: Builder) -> tuple[Value, ...]:
+    return (b("max_pool", b("relu", b.input(N, 3, 8, 8)), **POOL),)
+
+
+def siblings(b: Builder) -> tuple[Value, ...]:
+    x = b.input(N, 6, 5, 5)
+    one = b("relu", b("conv", x, b.param(4, 6, 1, 1), b.param(4), **POINT))
+    two = b("conv", x, b.param(3, 6, 1, 1), b.param(3), **POINT)
+    return (b("concat", one, two, axis=1),)
+
+
+def composites(b: Builder) -> tuple[Value, ...]:
+    return (b("adaptive_avg_pool", b("pixel_shuffle", b.input(N, 8, 3, 3), factor=2), output_size=(1, 1)),)
+
+
+def constants(b: Builder) -> tuple[Value, ...]:
+    half = b("mul", b.const(np.arange(3.0)), b.const(0.5))
+    return (b("add", b.input(N, 3), b("exp", half)),)
+
+
+def twins(b: Builder) -> tuple[Value, ...]:
+    x = b.input(N, 3)
+    return (b("add", b("exp", b("neg", x)), b("exp", b("neg", x))),)
+
+
+SAMPLES: dict[str, Callable[[Builder], tuple[Value, ...]]] = {
+    "eliminate_identities": identities,
+    "merge_views": views,
+    "fold_batch_norm": batch_norms,
+    "fold_bias": biases,
+    "merge_concats": concats,
+    "move_before_concat": work_behind_a_concat,
+    "activate_after_max_pool": activation_in_front_of_a_pool,
+    "merge_sibling_convolutions": siblings,
+    "decompose": composites,
+    "fold_constants": constants,
+    "eliminate_common_subexpressions": twins,
+    "eliminate_dead_identities": identities,
+}
+
+
+def sample(name: str) -> Graph:
+    b = Builder()
+    return b.done(*SAMPLES[name](b))
+
+
+def test_every_pass_has_its_sample() -> None:
+    assert list(SAMPLES) == [name for name, _ in GRAPH_PASSES]
+
+
+@pytest.mark.parametrize(("name", "run"), GRAPH_PASSES, ids=[name for name, _ in GRAPH_PASSES])
+def test_before_and_after(name: str, run: Callable[[Graph], Graph], golden: Callable[[str, str], None]) -> None:
+    before = sample(name)
+    after = run(before)
+    assert str(before) != str(after)
+    golden(f"{name}.txt", f"--- before {name}\n{before}\n+++ after\n{after}\n")
+    check_same(before, after, {"n": 2})

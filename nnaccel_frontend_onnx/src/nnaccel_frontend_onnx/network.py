@@ -1,0 +1,375 @@
+"""The object that `nnaccel.optimize` returns for an ONNX model."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+import onnx.helper
+
+from nnaccel_core.api import Signature
+from nnaccel_core.errors import GuardError, InputError
+from nnaccel_core.ir import Dim, TensorType, sym
+from nnaccel_core.ir.types import common_env
+from nnaccel_frontend_onnx.assembly import Imported
+from nnaccel_frontend_onnx.bridge import ir_dtype
+from nnaccel_frontend_onnx.errors import NeedSizes, NeedValue
+from nnaccel_frontend_onnx.importer import Pattern, import_model
+from nnaccel_frontend_onnx.items import Array
+from nnaccel_frontend_onnx.loading import Model
+
+if TYPE_CHECKING:
+    from nnaccel_core.driver.session import Compiled, Session
+
+#: Values of shape-deciding inputs for which programs are kept at most.
+_VALUES = 64
+_BATCH = "batch"
+_ndarray = np.ndarray
+_numbers = itertools.count()
+
+
+@dataclass(frozen=True)
+class Argument:
+    """An input or output of the network.
+
+    Attributes:
+        shape: ints, names of sizes, or None for sizes without a name; None altogether when the rank is not known.
+        type: as inference sessions write it, for example ``"tensor(float)"``.
+    """
+
+    name: str
+    shape: tuple[int | str | None, ...] | None
+    type: str
+
+
+@dataclass
+class _Plan:
+    """How calls of one kind (dtypes and ranks of the feeds) are compiled."""
+
+    frozen: set[str] = field(default_factory=set)
+    by_size: bool = False
+    by_sample: bool = False
+
+
+class Network:
+    """An ONNX network on one device. Safe to call from several threads; results are new arrays at each call.
+
+    Args:
+        model: the checked model; session: where it runs; around: the network whose condition or loop has this one as a body,
+            and which tells its notes.
+    """
+
+    def __init__(self, model: Model, session: Session, around: Network | None = None) -> None:
+        self.model = model
+        self.session = session
+        self.name = model.name
+        self._number = next(_numbers)
+        self._specs = {v.name: v for v in (*model.inputs, *model.defaults)}
+        self._required = [v.name for v in model.inputs]
+        self._output_names = [v.name for v in model.outputs]
+        self._plans: dict[tuple[Any, ...], _Plan] = {}
+        self._imported: dict[tuple[Any, ...], tuple[Compiled, Imported]] = {}
+        self._reasons: dict[str, None] = around._reasons if around is not None else {}
+        self._hot: dict[Any, tuple[Compiled, tuple[str, ...], tuple[int, ...]]] = {}
+        self._lock = threading.RLock()
+        self._declared = {v.name: _declared(v) for v in self._specs.values()}
+
+    @property
+    def inputs(self) -> list[Argument]:
+        """What a call must bring, in order."""
+        return [_argument(v) for v in self.model.inputs]
+
+    @property
+    def outputs(self) -> list[Argument]:
+        """What a call gives, in order."""
+        return [_argument(v) for v in self.model.outputs]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the network on arrays given in the order of `inputs`, or by name.
+
+        Returns:
+            the result, or a tuple of them when there are several.
+
+        Raises:
+            InputError: missing or unknown inputs, wrong dtypes, sizes that do not fit.
+        """
+        if len(args) > len(self._specs):
+            raise InputError(f"{self.name} takes {len(self._specs)} inputs ({', '.join(self._specs)}), got {len(args)}")
+        feeds = dict(zip(self._specs, args, strict=False))
+        for name, value in kwargs.items():
+            if name in feeds:
+                raise InputError(f"input {name!r} of {self.name} is given twice")
+            feeds[name] = value
+        results = self._run(feeds)
+        return results[0] if len(results) == 1 else tuple(results)
+
+    def run(self, output_names: Sequence[str] | None, feeds: Mapping[str, Any]) -> list[Any]:
+        """The named outputs (all for None) for these inputs, like an inference session's ``run``."""
+        results = self._run(dict(feeds))
+        if output_names is None:
+            return results
+        unknown = [n for n in output_names if n not in self._output_names]
+        if unknown:
+            raise InputError(f"{self.name} has no output {unknown[0]!r}; it has {', '.join(self._output_names)}")
+        return [results[self._output_names.index(n)] for n in output_names]
+
+    def notes(self) -> Iterator[str]:
+        """For `explain`: nodes that onnx's reference evaluator runs, and calls compiled for their exact sizes."""
+        yield from dict(self._reasons)
+
+    # --- one call -------------------------------------------------------------------------------------------------
+
+    def _run(self, given: dict[str, Any]) -> list[Any]:
+        # What was called before with arrays of the same names, shapes and dtypes needs no further look.
+        arrays = all(type(v) is _ndarray and v.flags.c_contiguous for v in given.values())
+        now = tuple([(n, v.shape, v.dtype) for n, v in given.items()]) if arrays else None
+        hot = self._hot.get(now)
+        if hot is not None:
+            compiled, order, outputs = hot
+            results = compiled([given[n] for n in order])
+            return [results[k] for k in outputs]
+        feeds = self._checked(given)
+        kind = tuple((n, v.dtype.str, v.ndim) if isinstance(v, np.ndarray) else (n, "") for n, v in feeds.items())
+        plan = self._plans.get(kind)
+        if plan is None:
+            with self._lock:
+                plan = self._plans.setdefault(kind, _Plan())
+        if plan.by_sample and self._other_batch(feeds):
+            return self._by_sample(feeds)
+        for _ in range(3 + len(feeds)):  # each round learns one thing about the network
+            try:
+                compiled, imported, batch = self._compiled(feeds, kind, plan)
+                if batch and not _apart(compiled):
+                    plan.by_sample = True
+                    self._note("samples are run one by one: the file fixes the batch at 1, and some layers mix samples")
+                    return self._by_sample(feeds)
+                results = self._call(compiled, feeds)
+            except NeedValue as e:
+                plan.frozen.add(e.name)
+                self._note(f"compiled for each value of input {e.name!r}, which decides shapes")
+            except (NeedSizes, GuardError) as e:
+                if plan.by_size:
+                    raise
+                plan.by_size = True
+                self._note(f"compiled for each size of the inputs: {e}")
+            else:
+                if now is not None and not plan.frozen and given.keys() == feeds.keys() and self._plain(compiled, imported):
+                    if len(self._hot) > 256:  # sizes come and go
+                        self._hot = {}
+                    places = tuple(k for k in imported.outputs if isinstance(k, int))
+                    self._hot[now] = compiled, compiled.captured.program.inputs, places
+                return self._finished(compiled, imported, results, feeds)
+        raise AssertionError("the import does not settle")
+
+    def _plain(self, compiled: Compiled, imported: Imported) -> bool:
+        """Whether all results are new tensors, each returned once, so that nothing is left to do with them."""
+        program = compiled.captured.program
+        made = {o for s in program.segments() for o in s.outputs}
+        distinct = [k for k in imported.outputs if isinstance(k, int)]
+        ours = all(o in made for o in program.outputs) and len(set(program.outputs)) == len(program.outputs)
+        return not compiled.to_verify and ours and len(distinct) == len(imported.outputs)
+
+    def _compiled(self, feeds: dict[str, Any], kind: tuple[Any, ...], plan: _Plan) -> tuple[Compiled, Imported, str]:
+        """The program for these feeds."""
+        batch = ""
+        exact = plan.by_size
+        if not exact:
+            env: dict[str, int] = {}
+            fits = all(isinstance(v, np.ndarray) and self._fits(n, v, env) for n, v in feeds.items() if n not in plan.frozen)
+            if not fits:
+                batch = self._other_batch(feeds)
+                exact = not batch
+        if exact and self._other_batch(feeds):
+            batch = _BATCH  # sizes are numbers, but reshapes to the declared batch still have to follow
+        values = {n: feeds[n] for n in feeds if n in plan.frozen}
+        key: tuple[Any, ...] = (kind, exact, batch, tuple((n, v.shape, v.tobytes()) for n, v in values.items()))
+        if exact:
+            key += tuple(v.shape for v in feeds.values() if isinstance(v, np.ndarray))
+        found = self._imported.get(key)
+        if found is None:
+            with self._lock:
+                found = self._imported.get(key)
+                if found is None:
+                    found = self._import(key, feeds, values, exact, batch)
+        return (*found, "" if exact else batch)
+
+    def _import(
+        self, key: tuple[Any, ...], feeds: dict[str, Any], values: dict[str, Array], exact: bool, batch: str
+    ) -> tuple[Compiled, Imported]:
+        patterns = {n: self._pattern(n, v, exact, batch) for n, v in feeds.items()}
+        imported = import_model(self.model, patterns, values, batch, lambda body: Network(body, self.session, self))
+        signature = Signature(tuple(TensorType(p.shape, p.dtype) for p in patterns.values() if p.dtype is not None))
+        compiled = self.session.compiled(("onnx", self._number, key), signature, lambda: imported.captured)
+        if len(self._imported) > _VALUES * 4:
+            self._imported.clear()
+            self.session.forget()
+        self._imported[key] = compiled, imported
+        for line in imported.captured.reason.splitlines()[1:]:
+            self._note(line)
+        return compiled, imported
+
+    def _pattern(self, name: str, value: Any, exact: bool, batch: str) -> Pattern:
+        found = Pattern.of_array(value)
+        if exact or found.dtype is None:
+            return found
+        declared = self._declared[name]
+        if declared is None:
+            return Pattern(found.dtype, tuple(sym(f"{name}_{k}") for k in range(len(found.shape))))
+        shape = tuple(sym(batch) if batch and k == 0 else d for k, d in enumerate(declared))
+        return Pattern(found.dtype, shape)
+
+    def _fits(self, name: str, value: Array, env: dict[str, int]) -> bool:
+        declared = self._declared[name]
+        return declared is None or common_env(declared, value.shape, env)
+
+    def _other_batch(self, feeds: dict[str, Any]) -> str:
+        """The batch symbol, when the feeds are what the file declares but for a first axis that it fixes at 1."""
+        sizes = set()
+        for name, value in feeds.items():
+            declared = self._declared[name]
+            if not isinstance(value, np.ndarray) or not declared or declared[0] != 1 or value.ndim != len(declared):
+                return ""
+            if not common_env(declared[1:], value.shape[1:], {}):
+                return ""
+            sizes.add(value.shape[0])
+        return _BATCH if len(sizes) == 1 and sizes != {1} else ""
+
+    def _call(self, compiled: Compiled, feeds: dict[str, Any]) -> list[Any]:
+        return compiled([feeds[n] for n in compiled.captured.program.inputs])
+
+    def _finished(self, compiled: Compiled, imported: Imported, results: list[Any], feeds: dict[str, Any]) -> list[Any]:
+        taken: set[int] = {id(v) for v in feeds.values()}
+        out = []
+        for info, spec in zip(self.model.outputs, imported.outputs, strict=True):
+            value = results[spec] if isinstance(spec, int) else spec
+            if info.type.HasField("optional_type"):
+                value = _unwrapped(info.type.optional_type.elem_type, value)
+            if isinstance(value, np.ndarray) and (id(value) in taken or not isinstance(spec, int)):
+                value = value.copy()
+            taken.add(id(value))
+            out.append(value)
+        if compiled.to_verify:
+            self._verify(compiled, imported, results, feeds)
+        return out
+
+    def _verify(self, compiled: Compiled, imported: Imported, results: list[Any], feeds: dict[str, Any]) -> None:
+        """Compare a call with onnx's reference evaluator, for ``optimize(..., verify=True)``."""
+        import onnx.reference
+
+        from nnaccel_core.driver.verify import check
+
+        with np.errstate(all="ignore"):
+            want = onnx.reference.ReferenceEvaluator(self.model.proto).run(None, {**self.model.initializers, **feeds})
+        pairs = [(results[s], w) for s, w in zip(imported.outputs, want, strict=True) if isinstance(s, int)]
+        tensors = [(a, np.asarray(b)) for a, b in pairs if isinstance(a, np.ndarray) and ir_dtype(a.dtype) is not None]
+        given = [feeds[n] for n in compiled.captured.program.inputs]
+        check(compiled, given, [a for a, _ in tensors], [b for _, b in tensors])
+
+    def _by_sample(self, feeds: dict[str, Any]) -> list[Any]:
+        count = next(iter(feeds.values())).shape[0]
+        runs = [self._run({n: v[k : k + 1] for n, v in feeds.items()}) for k in range(count)]
+        return [np.concatenate(parts) for parts in zip(*runs, strict=True)]
+
+    def _note(self, text: str) -> None:
+        self._reasons.setdefault(text)
+
+    # --- arguments ------------------------------------------------------------------------------------------------
+
+    def _checked(self, given: dict[str, Any]) -> dict[str, Any]:
+        """The feeds in the order of the inputs, as dense arrays of the declared dtypes.
+
+        Raises:
+            InputError: as for a call.
+        """
+        for name in given:
+            if name not in self._specs:
+                raise InputError(f"{self.name} has no input {name!r}; it has {', '.join(self._specs) or 'none'}")
+        missing = [n for n in self._required if n not in given and not self._specs[n].type.HasField("optional_type")]
+        if missing:
+            raise InputError(f"{self.name} needs the input{'s' if len(missing) > 1 else ''} {', '.join(map(repr, missing))}")
+        feeds = {}
+        for name, spec in self._specs.items():
+            if name in given or name in self._required:
+                feeds[name] = self._argument(name, spec, given.get(name))
+        return feeds
+
+    def _argument(self, name: str, spec: onnx.ValueInfoProto, value: Any) -> Any:
+        if not spec.type.HasField("tensor_type"):
+            return value
+        try:
+            wanted = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(spec.type.tensor_type.elem_type))
+        except KeyError:
+            return value
+        if not isinstance(value, np.ndarray):
+            if isinstance(value, np.generic) or hasattr(value, "__array__"):
+                value = np.asarray(value)
+            elif hasattr(value, "__dlpack__"):
+                value = np.from_dlpack(value)
+            else:
+                try:
+                    value = np.asarray(value, None if wanted.hasobject else wanted)
+                except (TypeError, ValueError) as e:
+                    raise InputError(f"input {name!r} of {self.name} is no tensor: {e}") from e
+        if value.dtype != wanted and not wanted.hasobject and ir_dtype(wanted) is not None:
+            raise InputError(f"input {name!r} of {self.name} has dtype {value.dtype}; it takes {wanted}: x.astype('{wanted}')")
+        self._check_shape(name, spec, value)
+        if not value.flags.c_contiguous:
+            value = self.session.bridge.dense(value)
+        return value
+
+    def _check_shape(self, name: str, spec: onnx.ValueInfoProto, value: Array) -> None:
+        if not spec.type.tensor_type.HasField("shape"):
+            return
+        dims = spec.type.tensor_type.shape.dim
+        fits = len(dims) == value.ndim and all(
+            not d.HasField("dim_value") or d.dim_value == size or (k == 0 and d.dim_value == 1)
+            for k, (d, size) in enumerate(zip(dims, value.shape, strict=False))
+        )
+        if not fits:
+            wanted = list(_argument(spec).shape or ())
+            raise InputError(f"input {name!r} of {self.name} has shape {list(value.shape)}; it takes {wanted}")
+
+
+def _declared(spec: onnx.ValueInfoProto) -> tuple[Dim, ...] | None:
+    """The declared shape with symbols; None where the rank is unknown, or it is no tensor."""
+    if not spec.type.HasField("tensor_type") or not spec.type.tensor_type.HasField("shape"):
+        return None
+    shape: list[Dim] = []
+    for k, d in enumerate(spec.type.tensor_type.shape.dim):
+        shape.append(d.dim_value if d.HasField("dim_value") else sym(d.dim_param or f"{spec.name}_{k}"))
+    return tuple(shape)
+
+
+def _argument(spec: onnx.ValueInfoProto) -> Argument:
+    kind = spec.type.WhichOneof("value")
+    if kind != "tensor_type":
+        return Argument(spec.name, None, str(kind).removesuffix("_type"))
+    t = spec.type.tensor_type
+    element = onnx.TensorProto.DataType.Name(t.elem_type).lower()
+    shape = None
+    if t.HasField("shape"):
+        shape = tuple(d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in t.shape.dim)
+    return Argument(spec.name, shape, f"tensor({element})")
+
+
+def _unwrapped(kind: onnx.TypeProto, value: Any) -> Any:
+    """An optional result as its value or None; onnx's reference evaluator makes a list of it."""
+    if isinstance(value, list) and len(value) == 1:
+        if not kind.HasField("sequence_type") or not isinstance(value[0], np.ndarray):
+            return value[0]
+    return value
+
+
+def _apart(compiled: Compiled) -> bool:
+    """Whether the program surely gives each sample what it would give it alone."""
+    segments = list(compiled.segments.values())
+    parts = compiled.captured.program.parts
+    return len(segments) == len(parts) and all(s.batch == _BATCH for s in segments)
+
+
+__all__ = ["Argument", "Network"]

@@ -57,7 +57,7 @@ def test_a_new_process_lowers_nothing(tmp_path: Path, new_process, monkeypatch: 
 def test_refusals_are_kept(tmp_path: Path, new_process, monkeypatch: pytest.MonkeyPatch) -> None:
     reason = build_module.Reason("no")
     with monkeypatch.context() as m:
-        m.setattr(build_module, "stage", lambda general: reason)
+        m.setattr(build_module, "stage", lambda *_: reason)
         assert propose(_graph(), {"n": 2}, MACHINE, Options(), "test", DiskCache(tmp_path)) == []
     new_process()
     assert propose(_graph(), {"n": 2}, MACHINE, Options(), "test", DiskCache(tmp_path)) == []

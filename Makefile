@@ -7,7 +7,7 @@ BIN := .venv/bin
 help:
 	@echo "make demo          classify photos before and after nnaccel.optimize"
 	@echo "make test          install what is needed, lint, run all tests"
-	@echo "make test-slow     the 24 networks at full size, batch 1, 3 and 16 (some 20 minutes on 2 cores)"
+	@echo "make test-slow     all 24 networks, also at full size and batch 16 (some 20 minutes on 2 cores)"
 	@echo "make quick         the tests that take seconds (needs one 'make test' or 'make demo' before)"
 	@echo "make lint          ruff, mypy, import rules"
 	@echo "make test-install  build every package and install subsets of them in fresh environments"

@@ -24,7 +24,9 @@ BIN = VENV / "bin"
 STAMP = VENV / "nnaccel-bootstrap.txt"
 
 TORCH = "torch==2.13.0"
-PACKAGES = ["nnaccel_core", "nnaccel_frontend_onnx", "nnaccel_frontend_torch", "nnaccel_backend_x86", "."]
+PACKAGES = [
+    "nnaccel_core", "nnaccel_frontend_onnx", "nnaccel_frontend_torch", "nnaccel_backend_x86", "nnaccel_backend_cuda", ".",
+]
 DEMO = "examples/demo"
 #: Definitions of the networks that the tests run, without its requirements: it would bring another torch.
 TORCHVISION = ["torchvision==0.28.0", "pillow>=9"]

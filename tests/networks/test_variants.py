@@ -1,6 +1,6 @@
 """torchvision's 24 classifiers: one traced segment each, a symbolic batch, and results within the framework's own error.
 
-`make test` runs all of them on small images; `make test-slow` at the size they are made for, at batch 1, 3 and 16.
+`make test` runs one of each family on small images; `make test-slow` all of them, also at the size they are made for and at batch 16.
 """
 
 from __future__ import annotations
@@ -21,6 +21,10 @@ from nnaccel_core.ir import Segment  # noqa: E402
 from nnaccel_frontend_torch.bench.nets import VARIANTS, load  # noqa: E402
 
 _PRELUDE = Path(__file__).parents[2] / "benchmarks" / "torchvision_without_operators.py"
+#: The cheapest of each family.
+_REPRESENTATIVE = frozenset(
+    {"alexnet", "densenet121", "inception_v3", "mobilenet_v2", "mobilenet_v3_small", "resnet18", "resnet50", "squeezenet1_1", "vgg11_bn"}
+)
 #: Small images that every layer of the network still fits; everything else takes 96.
 _SMALL = {"inception_v3": 139}
 #: Our error may be this many times the framework's, both against float64 and relative to the largest output.
@@ -72,7 +76,7 @@ def check(name: str, size: int, batches: Sequence[int]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", [n if n in _REPRESENTATIVE else pytest.param(n, marks=pytest.mark.full) for n in VARIANTS])
 def test_small_images(name: str) -> None:
     check(name, _SMALL.get(name, 96), (1, 3))
 

@@ -202,6 +202,11 @@ class Backend(abc.ABC):
         """The machine, or None when this device is absent here. Cheap: no compiler runs."""
 
     @classmethod
+    def absent(cls) -> str:
+        """Why `probe` found no device, and what mends that; "" when there is no more to say."""
+        return ""
+
+    @classmethod
     def count(cls) -> int | None:
         """How many devices of this kind there are here (device indices are less); None leaves that to ``__init__``."""
         return None

@@ -52,6 +52,10 @@ class TorchCpuBridge(Bridge):
             return self._empty(shape, dtype=dtype, device="cpu")
         return self._empty_strided(shape, strides, dtype=dtype, device="cpu")
 
+    def numpy(self, tensor: Any) -> Any:
+        """The tensor's values: a view, but for bfloat16, which numpy has not: a float32 copy."""
+        return tensor.detach().float().numpy() if tensor.dtype is self._torch.bfloat16 else super().numpy(tensor)
+
     def _plan_of(self, type: TensorType) -> tuple[Any, ...]:
         """``(shape, strides or None, dtype)`` of a new tensor, remembered."""
         plan = self._plans.get(type)

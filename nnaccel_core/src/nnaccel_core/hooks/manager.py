@@ -92,8 +92,9 @@ class Manager:
             known = f"{kind}:0" + (f" to {kind}:{count - 1}" if count and count > 1 else "")
             raise DeviceError(f"there is no device {device!r} on this machine; devices of backend {cls.name!r}: {known}")
         if machine is None:
-            raise DeviceError(f"device {device!r} is not present on this machine (asked backend {cls.name!r} of {package}); "
-                              f"run: nnaccel doctor")  # fmt: skip
+            why = cls.absent()
+            raise DeviceError(f"device {device!r} is not present on this machine (asked backend {cls.name!r} of {package})"
+                              f"{': ' + why if why else ''}; run: nnaccel doctor")  # fmt: skip
         debug.log(debug.PLUGINS, f"device {device!r}: backend {cls.name!r} of {package} on {machine.name}")
         return cls, device
 

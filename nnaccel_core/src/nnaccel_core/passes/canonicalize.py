@@ -87,7 +87,7 @@ def fold_constants(graph: Graph) -> Graph:
             and node.output.type.is_static
             and not any(type(a).__name__ == "Expr" for a in node.attrs.values())
             and all(v in known for v in inputs)
-            and all(d.dtype != "bfloat16" for d in inputs)
+            and all(d.dtype != "bfloat16" for d in (*inputs, node.output))  # numpy has none
             and int(node.output.type.size) <= FOLD_LIMIT  # type: ignore[arg-type]
         ):
             (value,) = lookup(node.op).ref([known[v] for v in inputs], node.attrs)

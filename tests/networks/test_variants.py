@@ -1,6 +1,7 @@
 """torchvision's 24 classifiers: one traced segment each, a symbolic batch, and results within the framework's own error.
 
-`make test` runs one of each family on small images; `make test-slow` all of them, also at the size they are made for and at batch 16.
+`make test` runs one of each family on small images; `make test-slow` all of them, also at the size they are made for and
+at batch 16.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ from nnaccel_frontend_torch.bench.nets import VARIANTS, load  # noqa: E402
 
 _PRELUDE = Path(__file__).parents[2] / "benchmarks" / "torchvision_without_operators.py"
 #: The cheapest of each family.
-_REPRESENTATIVE = frozenset(
-    {"alexnet", "densenet121", "inception_v3", "mobilenet_v2", "mobilenet_v3_small", "resnet18", "resnet50", "squeezenet1_1", "vgg11_bn"}
+_REPRESENTATIVE = (
+    *("alexnet", "densenet121", "inception_v3", "mobilenet_v2", "mobilenet_v3_small"),
+    *("resnet18", "resnet50", "squeezenet1_1", "vgg11_bn"),
 )
 #: Small images that every layer of the network still fits; everything else takes 96.
 _SMALL = {"inception_v3": 139}

@@ -102,8 +102,8 @@ def _compile_all(compiler: Compiler, batches: Sequence[Batch], folder: Path, wha
     workers = min(len(batches), len(os.sched_getaffinity(0)))
     progress = Progress(f"compiling {what}", f"compiled {what} (kept for next time)", count)
     with progress, concurrent.futures.ThreadPoolExecutor(workers) as pool:
-        tasks = {pool.submit(work, i): len(b.kernels) for i, b in enumerate(batches)}
-        try:
+        try:  # from the first process on: an interrupt must find and kill them all
+            tasks = {pool.submit(work, i): len(b.kernels) for i, b in enumerate(batches)}
             waiting = set(tasks)
             while waiting:
                 finished, waiting = concurrent.futures.wait(waiting, INTERVAL, concurrent.futures.FIRST_EXCEPTION)

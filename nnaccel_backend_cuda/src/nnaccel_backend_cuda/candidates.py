@@ -1,0 +1,251 @@
+"""What the libraries can run of a graph: convolutions and products, each with its epilogue."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from nnaccel_backend_cuda.convolutions import BIAS, RESIDUAL, ConvSpec, Operand, Plan, Tuner, W, X, Y
+from nnaccel_backend_cuda.products import ProductSpec
+from nnaccel_core.api import Machine
+from nnaccel_core.ir import Env, Graph, Node, TensorType, Value, channels_last, identity
+from nnaccel_core.options import Options
+from nnaccel_core.select.candidate import Candidate, Pack
+
+DTYPES = ("float32", "float16", "bfloat16")
+#: A chain longer than this gains nothing more: the rest is a kernel of its own.
+MOST_STEPS = 3
+#: Name of the one packed form: convolution weights with their input channels innermost.
+CHANNELS_LAST = "channels-last"
+#: Seconds between the starts of two kernels of a CUDA graph.
+START = 2.5e-6
+#: Part of the peak of plain float32 that cuBLASLt reaches; tensor cores are this much faster than that peak.
+EFFICIENCY = 0.6
+TENSOR_CORES = {"float32": 6.0, "float16": 12.0, "bfloat16": 12.0}
+
+
+@dataclass(frozen=True)
+class ConvCall:
+    """``Candidate.impl`` of a convolution: ``uids`` of the candidate's inputs, in order. ``plan`` is found when it is built."""
+
+    spec: ConvSpec
+    uids: tuple[int, ...]
+    output: int = Y
+
+
+@dataclass(frozen=True)
+class ProductCall:
+    """``Candidate.impl`` of a product: inputs are a, b and, where there is one, the bias."""
+
+    spec: ProductSpec
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Single-use element-wise nodes after a product, and what cuDNN is to do for them."""
+
+    nodes: tuple[Node, ...]
+    output: Value
+    steps: tuple[tuple[Any, ...], ...]
+    residuals: tuple[Value, ...]
+
+
+class Proposer:
+    """Proposes candidates for one graph at one binding of its symbols."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        env: Env,
+        machine: Machine,
+        options: Options,
+        tuner: Tuner | None,
+        only: Collection[frozenset[Node]] | None = None,
+    ) -> None:
+        """``tuner``: None where cuDNN is missing; ``only``: sets of nodes to look at."""
+        self.only = only
+        self.graph, self.env, self.machine, self.options, self.tuner = graph, env, machine, options, tuner
+        self.uses = graph.uses()
+        self.results = set(graph.results())
+        self.parametric = set(graph.params)
+
+    def static(self, v: Value) -> TensorType:
+        return v.type.concrete(self.env)
+
+    def propose(self) -> list[Candidate]:
+        """All usable candidates. Convolutions' plans are tuned here, so that their costs are measured."""
+        drafts: list[tuple[Node, Chain, ConvSpec]] = []
+        found: list[Candidate] = []
+        for node in self.graph.nodes:
+            if any(self.static(v).dtype not in DTYPES or 0 in self.static(v).shape for v in (*node.inputs, *node.outputs)):
+                continue
+            if node.op == "conv" and self.tuner is not None:
+                wanted = [c for c in self._chains(node) if self.only is None or frozenset((node, *c.nodes)) in self.only]
+                drafts += [(node, chain, spec) for chain in wanted if (spec := self._conv_spec(node, chain))]
+            elif node.op == "matmul":
+                found += self._products(node)
+        if self.tuner is not None and drafts:
+            for (node, chain, spec), plan in zip(drafts, self.tuner.plans([s for _, _, s in drafts]), strict=True):
+                if isinstance(plan, Plan):
+                    found.append(self._conv(node, chain, spec, plan))
+        return found
+
+    # --- epilogues -----------------------------------------------------------------------------------------------
+
+    def _chains(self, node: Node) -> list[Chain]:
+        """The epilogues worth a plan: none, and the longest; in between, the one before an addition, which its other operand's
+        producer may take instead."""
+        chains = list(self._all_chains(node))
+        kept = {0, len(chains) - 1}
+        for i, c in enumerate(chains):
+            if c.steps and c.steps[-1][0] == "add":
+                kept.add(i - 1)
+        return [chains[i] for i in sorted(kept)]
+
+    def _all_chains(self, node: Node) -> Iterator[Chain]:
+        chain = Chain((), node.output, (), ())
+        yield chain
+        while len(chain.nodes) < MOST_STEPS:
+            readers = self.uses.get(chain.output, [])
+            if len(readers) != 1 or chain.output in self.results:
+                return
+            (reader,) = readers
+            step = self._step(reader, chain.output)
+            if step is None:
+                return
+            kind, residual = step
+            more = (residual,) if residual is not None else ()
+            chain = Chain((*chain.nodes, reader), reader.output, (*chain.steps, kind), (*chain.residuals, *more))
+            yield chain
+
+    def _step(self, node: Node, value: Value) -> tuple[tuple[Any, ...], Value | None] | None:
+        # No clip: cuDNN's own takes twice as long as the convolution alone (seen on an H100: 24 -> 144 channels, 216 to 107 us),
+        # while a generated depthwise kernel clips what it reads at no cost.
+        strict = self.options.numerics == "strict"
+        if node.op == "relu" and not strict:
+            return ("relu",), None
+        if node.op in ("sigmoid", "tanh", "silu"):
+            return (node.op,), None
+        if node.op == "add" and len(node.inputs) == 2 and node.inputs[0] is not node.inputs[1]:
+            other = node.inputs[1] if node.inputs[0] is value else node.inputs[0]
+            a, b = self.static(other), self.static(node.output)
+            if a.shape == b.shape == self.static(value).shape and a.layout == b.layout:
+                return ("add",), other
+        return None
+
+    # --- convolution ---------------------------------------------------------------------------------------------
+
+    def _operand(self, v: Value) -> Operand:
+        t = self.static(v)
+        return Operand(tuple(map(int, t.shape)), tuple(map(int, t.strides())))  # type: ignore[arg-type]
+
+    def _conv_spec(self, node: Node, chain: Chain) -> ConvSpec | None:
+        a = node.attrs
+        x, w, y = self.static(node.inputs[0]), self.static(node.inputs[1]), self.static(chain.output)
+        rank = x.rank
+        if rank not in (4, 5) or any(p < 0 for pair in a["padding"] for p in pair):
+            return None
+        if any(not t.same_memory(channels_last(rank)) for t in (x, y)) or node.inputs[1] not in self.parametric:
+            return None
+        if a["groups"] > 1 and w.shape[1] == 1:
+            return None  # depthwise: generated kernels move fewer bytes
+        dims = tuple(map(int, w.shape))  # type: ignore[arg-type]
+        last = TensorType(dims, w.dtype, channels_last(rank))
+        return ConvSpec(
+            x=self._operand(node.inputs[0]),
+            w=Operand(dims, tuple(map(int, last.strides()))),  # type: ignore[arg-type]
+            y=self._operand(chain.output),
+            dtype=x.dtype,
+            padding=tuple(tuple(p) for p in a["padding"]),
+            stride=tuple(a["stride"]),
+            dilation=tuple(a["dilation"]),
+            bias=len(node.inputs) == 3,
+            steps=chain.steps,
+            residuals=tuple(self._operand(r) for r in chain.residuals),
+            exact="conv" not in self.options.tf32,
+            strict=self.options.numerics == "strict",
+        )
+
+    def _conv(self, node: Node, chain: Chain, spec: ConvSpec, plan: Plan) -> Candidate:
+        uids = (X, W, *((BIAS,) if spec.bias else ()), *(RESIDUAL + i for i in range(len(chain.residuals))))
+        weights = node.inputs[1]
+        nbytes = int(np.prod(spec.w.dims)) * self.static(weights).itemsize
+        fused = " + ".join(("conv", *(n.op for n in chain.nodes)))
+        return Candidate(
+            nodes=(node, *chain.nodes),
+            inputs=(*node.inputs, *chain.residuals),
+            outputs=(chain.output,),
+            seconds=plan.seconds + START * (2 if chain.residuals else 1),  # see `CudaBackend.fence`
+            reason=f"cuDNN {fused} ({plan.name})",
+            impl=ConvCall(spec, uids),
+            proposer="cuda",
+            packs=(Pack(weights, CHANNELS_LAST, nbytes),),
+        )
+
+    # --- products ------------------------------------------------------------------------------------------------
+
+    def _products(self, node: Node) -> list[Candidate]:
+        found = []
+        for chain in self._all_chains(node):
+            spec = self._product_spec(node, chain)
+            if spec is not None:
+                found.append(self._product(node, chain, spec))
+        return found
+
+    def _product_spec(self, node: Node, chain: Chain) -> ProductSpec | None:
+        a, b, y = self.static(node.inputs[0]), self.static(node.inputs[1]), self.static(chain.output)
+        if any(not t.same_memory(identity(t.rank)) for t in (a, b, y)) or min(a.rank, b.rank) < 2 or len(chain.steps) > 1:
+            return None
+        activation = ""
+        if chain.steps:
+            if chain.steps[0] != ("relu",):
+                return None
+            activation = "relu"
+        ta, tb = bool(node.attrs.get("transpose_a", False)), bool(node.attrs.get("transpose_b", False))
+        sizes = [int(d) for d in y.shape]  # type: ignore[arg-type]
+        n, k = sizes[-1], int(a.shape[-2 if ta else -1])  # type: ignore[arg-type]
+        bias = len(node.inputs) == 3
+        if bias:
+            t = self.static(node.inputs[2])
+            if t.shape[-1:] != (n,) or t.size != n or t.dtype != y.dtype:
+                return None
+        if b.rank == 2 and not ta:
+            batch, m, stride_a, stride_b = 1, math.prod(sizes[:-1]), 0, 0
+        else:
+            batch, m = math.prod(sizes[:-2]), sizes[-2]
+            outer = [int(np.prod([int(d) for d in t.shape[:-2]])) for t in (a, b)]  # type: ignore[arg-type]
+            if any(o not in (1, batch) for o in outer):
+                return None  # axes of the batch that are broadcast one by one
+            stride_a, stride_b = (m * k if outer[0] > 1 else 0), (n * k if outer[1] > 1 else 0)
+        return ProductSpec(
+            y.dtype, batch, m, n, k, ta, tb, stride_a, stride_b, bias, activation, "matmul" in self.options.tf32
+        )
+
+    def _product(self, node: Node, chain: Chain, spec: ProductSpec) -> Candidate:
+        nbytes = sum(int(self.static(v).nbytes) for v in (*node.inputs, chain.output))  # type: ignore[arg-type]
+        faster = TENSOR_CORES[spec.dtype] if spec.dtype != "float32" or spec.tf32 else 1.0
+        flops = 2.0 * spec.batch * spec.m * spec.n * spec.k
+        seconds = START + max(flops / (self.machine.flops * EFFICIENCY * faster), nbytes / self.machine.bandwidth / 0.7)
+        return Candidate(
+            nodes=(node, *chain.nodes),
+            inputs=node.inputs,
+            outputs=(chain.output,),
+            seconds=seconds,
+            reason=f"cuBLASLt {' + '.join(('matmul', *(n.op for n in chain.nodes)))}",
+            impl=ProductCall(spec),
+            proposer="cuda",
+        )
+
+
+def packed_bytes(array: np.ndarray[Any, Any], dtype: str) -> np.ndarray[Any, Any]:
+    """The `CHANNELS_LAST` form of convolution weights, as bytes."""
+    from nnaccel_backend_cuda.memory import physical
+
+    return physical(TensorType(array.shape, dtype, channels_last(array.ndim)), array).reshape(-1).view(np.uint8)
+
+
+__all__ = ["CHANNELS_LAST", "ConvCall", "ProductCall", "Proposer", "packed_bytes"]

@@ -1,0 +1,349 @@
+"""A plan on the GPU: step by step on the framework's stream, or replayed as a CUDA graph.
+
+A graph is captured at the second call of a plan with the same prepared memory. It works on scratch memory of its own: inputs
+are copied in, results out to the call's own memory, so that no call ever writes what an earlier one returned. Plans with steps on
+the host, and all plans under NNACCEL_CUDA_GRAPHS=0, run step by step.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nnaccel_backend_cuda.candidates import ConvCall, ProductCall
+from nnaccel_backend_cuda.convolutions import Plan as ConvPlan
+from nnaccel_backend_cuda.convolutions import frontend
+from nnaccel_backend_cuda.memory import ALIGNMENT, CudaMemory, Scratch, logical, physical
+from nnaccel_backend_cuda.probe import cupy
+from nnaccel_backend_cuda.products import Product
+from nnaccel_core import debug
+from nnaccel_core.api import Executable
+from nnaccel_core.errors import NnaccelError
+from nnaccel_core.ir import evaluate, identity
+from nnaccel_core.ops.registry import lookup
+from nnaccel_core.plan import BufferRef, HostStep, KernelStep, LibraryStep, Plan
+
+if TYPE_CHECKING:
+    from nnaccel_backend_cuda.backend import CudaBackend
+
+#: Base addresses of a call by space.
+Spaces = Mapping[str, Sequence[int]]
+#: Enqueues one step: (spaces, address of the libraries' workspace, stream).
+Launch = Callable[[Spaces, int, int], None]
+_DEVICE_TO_DEVICE = 3
+#: Addresses at which vector accesses may start.
+_ACCESS = 16
+
+
+def _align(n: int) -> int:
+    return -(-n // ALIGNMENT) * ALIGNMENT
+
+
+def graphs_wanted() -> bool:
+    """Whether CUDA graphs are on: ``NNACCEL_CUDA_GRAPHS=0`` switches them off."""
+    return os.environ.get("NNACCEL_CUDA_GRAPHS", "1") not in ("0", "off", "no")
+
+
+class Captured:
+    """A captured graph and what it is good for."""
+
+    def __init__(self, graph: Any, prepared: tuple[int, ...], generation: int) -> None:
+        self.graph, self.prepared, self.generation = graph, prepared, generation
+
+
+class CudaExecutable(Executable):
+    """See the module. Calls of several threads enqueue one after another."""
+
+    def __init__(self, plan: Plan, backend: CudaBackend) -> None:
+        """
+        Raises:
+            ToolchainError: NVRTC or a library is missing, or refused a kernel; NnaccelError: a library step cannot be built.
+        """
+        self.profiling = False
+        self.plan = plan
+        self.index = backend.index
+        self.scratch: Scratch = backend.scratch
+        self._backend = backend
+        self._workspace = 0
+        self._constants = [self._upload(c) for c in plan.constants]
+        self._launches = self._build_steps()
+        self._host = any(isinstance(s, HostStep) for s in plan.steps)
+        self._sizes_in = [int(evaluate(t.nbytes, {})) for t in plan.inputs]
+        self._sizes_out = [int(evaluate(t.nbytes, {})) for t in plan.outputs]
+        at = _align(plan.arena)
+        self._workspace_at = at
+        at += _align(self._workspace)
+        self._direct_bytes = at
+        self._input_at: list[int] = []
+        self._output_at: list[int] = []
+        for places, sizes in ((self._input_at, self._sizes_in), (self._output_at, self._sizes_out)):
+            for n in sizes:
+                places.append(at)
+                at += _align(n)
+        self._graph_bytes = at
+        self._captured: Captured | None = None
+        self._seen: tuple[int, ...] | None = None
+        self._refused = "" if graphs_wanted() else "switched off by NNACCEL_CUDA_GRAPHS"
+        self._profile: tuple[tuple[str, float], ...] = ()
+        self._lock = threading.RLock()
+
+    def _upload(self, array: np.ndarray[Any, Any]) -> CudaMemory:
+        memory = CudaMemory(max(1, array.nbytes), self.index)
+        memory.fill(np.ascontiguousarray(array))
+        return memory
+
+    # --- steps ---------------------------------------------------------------------------------------------------
+
+    def _build_steps(self) -> list[Launch]:
+        kernels = [(s.source, _is_wide(s)) for s in self.plan.steps if isinstance(s, KernelStep) and s.tasks]
+        loaded = self._backend.kernels.load(kernels) if kernels else []
+        functions = dict(zip(((id(k), wide) for k, wide in kernels), loaded, strict=True))
+        self._backend.prepare_plans([s.candidate.impl.spec for s in self.plan.steps if _is_conv(s)])  # type: ignore[union-attr]
+        found: list[Launch] = []
+        for s in self.plan.steps:
+            if isinstance(s, KernelStep):
+                found.append(self._kernel(s, functions[id(s.source), _is_wide(s)]) if s.tasks else _nothing)
+            elif isinstance(s, LibraryStep):
+                found.append(self._library(s))
+            else:
+                found.append(self._on_host(s))
+        return found
+
+    def _kernel(self, s: KernelStep, function: Any) -> Launch:
+        wide = _is_wide(s)
+        dims = tuple((np.int64 if wide else np.int32)(d) for d in s.dims)
+        places = tuple((b.space, b.index, b.offset) for b in s.buffers)
+        grid, block, shared = (s.tasks,), (max(32, s.threads),), s.scratch
+        if s.tasks >= 1 << 31:
+            raise NnaccelError(f"{s.origin}: {s.tasks} tiles are more than a grid of CUDA holds")
+        if shared > 48 << 10:
+            function.max_dynamic_shared_size_bytes = max(shared, function.max_dynamic_shared_size_bytes)
+
+        def launch(spaces: Spaces, workspace: int, stream: int) -> None:
+            function(grid, block, (*(spaces[s][i] + o for s, i, o in places), *dims), shared_mem=shared)
+
+        return launch
+
+    def _library(self, s: LibraryStep) -> Launch:
+        impl = s.candidate.impl
+        refs = (*s.inputs, *s.outputs)
+        for ref in refs:
+            if ref.strides is not None and ref.strides != ref.type.strides():
+                raise NnaccelError(f"{s.origin}: {s.candidate.reason} got a strided operand, which it does not take")
+        places = tuple((b.space, b.index, b.offset) for b in refs)
+        if isinstance(impl, ConvCall):
+            plan = self._backend.conv_plan(impl.spec)
+            if not isinstance(plan, ConvPlan):
+                raise NnaccelError(f"{s.origin}: cuDNN refused {s.candidate.reason}: {plan}")
+            self._workspace = max(self._workspace, plan.workspace)
+            uids = (*impl.uids, impl.output)
+            handle = self._backend.cudnn_handle()
+            fence = self._backend.fence() if impl.spec.residuals else None
+
+            def convolve(spaces: Spaces, workspace: int, stream: int) -> None:
+                if fence is not None:
+                    fence((1,), (32,), ())
+                plan.run({u: spaces[p][i] + o for u, (p, i, o) in zip(uids, places, strict=True)}, workspace, handle)
+
+            return convolve
+        if isinstance(impl, ProductCall):
+            product = Product(impl.spec, self.index)
+            self._workspace = max(self._workspace, product.workspace)
+            bias = impl.spec.bias
+
+            def multiply(spaces: Spaces, workspace: int, stream: int) -> None:
+                at = [spaces[p][i] + o for p, i, o in places]
+                product.run(at[0], at[1], at[2] if bias else 0, at[-1], workspace, stream)
+
+            return multiply
+        raise NnaccelError(f"{s.origin}: the candidate {s.candidate.reason!r} is not of the CUDA backend")
+
+    def _on_host(self, s: HostStep) -> Launch:
+        runtime = cupy().cuda.runtime
+
+        def run(spaces: Spaces, workspace: int, stream: int) -> None:
+            runtime.streamSynchronize(stream)
+            given = [self._fetch(r, spaces) for r in s.inputs]
+            results = lookup(s.node.op, s.node.where()).ref(given, s.node.attrs)
+            for ref, result in zip(s.outputs, results, strict=True):
+                if ref.strides is not None and ref.strides != ref.type.strides():
+                    raise NnaccelError(f"{s.origin}: {s.node.op} runs on the host and cannot write a strided operand")
+                raw = physical(ref.type, np.asarray(result))
+                if raw.nbytes:
+                    runtime.memcpy(spaces[ref.space][ref.index] + ref.offset, raw.ctypes.data, raw.nbytes, 1)
+
+        return run
+
+    def _fetch(self, ref: BufferRef, spaces: Spaces) -> np.ndarray[Any, Any]:
+        type = ref.type
+        if ref.strides is not None and ref.strides != type.strides():
+            raise NnaccelError("an operator on the host cannot read a strided operand")
+        raw = np.empty(int(evaluate(type.nbytes, {})), np.uint8)
+        if raw.nbytes:
+            cupy().cuda.runtime.memcpy(raw.ctypes.data, spaces[ref.space][ref.index] + ref.offset, raw.nbytes, 2)
+        return logical(type, raw)
+
+    # --- runs ----------------------------------------------------------------------------------------------------
+
+    def run(self, inputs: Sequence[int], prepared: Sequence[int], outputs: Sequence[int], threads: int, stream: int) -> None:
+        """Enqueue on ``stream`` (a ``cudaStream_t``); returns before the results are there.
+
+        Raises:
+            OutOfMemoryError: the arena could not be allocated.
+        """
+        cp = cupy()
+        with cp.cuda.Device(self.index), self.scratch.lock:
+            held = tuple(prepared)
+            if cp.cuda.runtime.streamIsCapturing(stream):
+                self._inside_capture(inputs, held, outputs, stream)
+            elif self._ready_for_graph(held, stream):
+                self._replay(inputs, held, outputs, stream)
+            else:
+                self._direct(inputs, held, outputs, stream)
+
+    def _inside_capture(self, inputs: Sequence[int], prepared: tuple[int, ...], outputs: Sequence[int], stream: int) -> None:
+        """The user's own capture takes our kernels along. It is replayed at any time, so it gets an arena of its own, from the
+        framework's memory for that capture."""
+        owner, address = self.scratch.private(max(1, self._graph_bytes))
+        if any(a % _ACCESS for a in inputs):
+            inputs = self._copy_in(inputs, stream, address)
+        self._enqueue(self._spaces(inputs, prepared, outputs, address), stream)
+        del owner
+
+    def _ready_for_graph(self, prepared: tuple[int, ...], stream: int) -> bool:
+        if self._host or self._refused or self.profiling or not self._launches:
+            return False
+        if self._captured is not None and self._captured.prepared == prepared:
+            return True
+        ready = self._seen == prepared
+        self._seen = prepared
+        return ready
+
+    def _spaces(
+        self, inputs: Sequence[int], prepared: Sequence[int], outputs: Sequence[int], arena: int | None = None
+    ) -> dict[str, Sequence[int]]:
+        constants = [c.address for c in self._constants]
+        base = self.scratch.address if arena is None else arena
+        return {"input": inputs, "prepared": prepared, "output": outputs, "constant": constants, "arena": (base,)}
+
+    def _enqueue(self, spaces: Spaces, stream: int) -> None:
+        cp = cupy()
+        if self._backend.has_cudnn():
+            frontend().set_stream(handle=self._backend.cudnn_handle(), stream=stream)
+        workspace = spaces["arena"][0] + self._workspace_at
+        with cp.cuda.ExternalStream(stream, self.index) if stream else cp.cuda.Stream.null:
+            for launch in self._launches:
+                launch(spaces, workspace, stream)
+
+    def _direct(self, inputs: Sequence[int], prepared: tuple[int, ...], outputs: Sequence[int], stream: int) -> None:
+        copies = [a for a in inputs if a % _ACCESS]
+        if copies:
+            self.scratch.reserve(self._graph_bytes, f"{self.plan.name} ({len(self.plan.steps)} steps)")
+        else:
+            self.scratch.reserve(self._direct_bytes, f"{self.plan.name} ({len(self.plan.steps)} steps)")
+        self.scratch.enter(stream)
+        if copies:  # wide accesses want aligned addresses, which views of a user's tensors may not have
+            inputs = self._copy_in(inputs, stream)
+        spaces = self._spaces(inputs, prepared, outputs)
+        if self.profiling:
+            self._timed(spaces, stream)
+        else:
+            self._enqueue(spaces, stream)
+        self.scratch.leave(stream)
+
+    def _copy_in(self, inputs: Sequence[int], stream: int, arena: int | None = None) -> list[int]:
+        own = [(self.scratch.address if arena is None else arena) + at for at in self._input_at]
+        copy = cupy().cuda.runtime.memcpyAsync
+        for target, source, n in zip(own, inputs, self._sizes_in, strict=True):
+            if n:
+                copy(target, source, n, _DEVICE_TO_DEVICE, stream)
+        return own
+
+    def _replay(self, inputs: Sequence[int], prepared: tuple[int, ...], outputs: Sequence[int], stream: int) -> None:
+        self.scratch.reserve(self._graph_bytes, f"{self.plan.name} ({len(self.plan.steps)} steps)")
+        captured = self._captured
+        if captured is None or captured.generation != self.scratch.generation or captured.prepared != prepared:
+            captured = self._captured = self._capture(prepared)
+            if captured is None:
+                self._direct(inputs, prepared, outputs, stream)
+                return
+        self.scratch.enter(stream)
+        self._copy_in(inputs, stream)
+        cupy().cuda.runtime.graphLaunch(captured.graph.graphExec, stream)
+        copy = cupy().cuda.runtime.memcpyAsync
+        for target, at, n in zip(outputs, self._output_at, self._sizes_out, strict=True):
+            if n:
+                copy(target, self.scratch.address + at, n, _DEVICE_TO_DEVICE, stream)
+        self.scratch.leave(stream)
+
+    def _capture(self, prepared: tuple[int, ...]) -> Captured | None:
+        stream = self._backend.capture_stream()
+        base = self.scratch.address
+        spaces = self._spaces([base + at for at in self._input_at], prepared, [base + at for at in self._output_at])
+        stream.begin_capture()
+        try:
+            try:
+                self._enqueue(spaces, stream.ptr)
+            finally:
+                graph = stream.end_capture()
+        except Exception as e:
+            self._refused = f"capturing failed: {' '.join(str(e).split())[:300]}"
+            debug.log(debug.PLUGINS, lambda: f"{self.plan.name}: no CUDA graph, {self._refused}")
+            return None
+        graph.upload(stream)
+        return Captured(graph, prepared, self.scratch.generation)
+
+    def _timed(self, spaces: Spaces, stream: int) -> None:
+        cp = cupy()
+        if self._backend.has_cudnn():
+            frontend().set_stream(handle=self._backend.cudnn_handle(), stream=stream)
+        workspace = self.scratch.address + self._workspace_at
+        with cp.cuda.ExternalStream(stream, self.index) if stream else cp.cuda.Stream.null as current:
+            events = [cp.cuda.Event() for _ in range(len(self._launches) + 1)]
+            events[0].record(current)
+            for launch, event in zip(self._launches, events[1:], strict=True):
+                launch(spaces, workspace, stream)
+                event.record(current)
+            events[-1].synchronize()
+        pairs = itertools.pairwise(events)
+        seconds = [cp.cuda.get_elapsed_time(a, b) * 1e-3 for a, b in pairs]
+        names = [s.origin or type(s).__name__ for s in self.plan.steps]
+        self._profile = tuple(zip(names, seconds, strict=True))
+
+    def profile(self) -> Sequence[tuple[str, float]]:
+        return self._profile
+
+    def graph_state(self) -> str:
+        """"replayed", "not yet captured", or why there is no CUDA graph."""
+        if self._captured is not None:
+            return "replayed"
+        return self._refused or ("runs operators on the host" if self._host else "not yet captured")
+
+    def call_bytes(self, threads: int) -> int:
+        """Bytes of scratch memory one call takes."""
+        return self._graph_bytes if self._captured is not None else self._direct_bytes
+
+
+def _nothing(spaces: Spaces, workspace: int, stream: int) -> None:
+    pass
+
+
+def _is_conv(s: object) -> bool:
+    return isinstance(s, LibraryStep) and isinstance(s.candidate.impl, ConvCall)
+
+
+def _is_wide(s: KernelStep) -> bool:
+    """Whether 32 bits are too few for the offsets of ``s``."""
+    for b in s.buffers:
+        span = sum((int(d) - 1) * int(st) for d, st in zip(b.type.shape, b.element_strides(), strict=True) if int(d))  # type: ignore[arg-type]
+        if span >= (1 << 31) - (1 << 16):
+            return True
+    return False
+
+
+__all__ = ["CudaExecutable", "graphs_wanted", "identity"]

@@ -1,0 +1,100 @@
+"""From generated kernels to functions on a GPU: printed, compiled by NVRTC, kept on disk, loaded through CuPy."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from nnaccel_backend_cuda import nvrtc
+from nnaccel_backend_cuda.probe import cupy
+from nnaccel_core import debug
+from nnaccel_core.api import Machine
+from nnaccel_core.cache import DiskCache, make_key
+from nnaccel_core.loopir.grammar import Kernel
+from nnaccel_core.loopir.printer_cuda import FLAGS, CudaPrinter
+from nnaccel_core.loopir.source import KernelSource
+
+#: Bump when what surrounds printed kernels changes: symbols, launch conventions.
+ABI = "1"
+#: Compiles that take longer than this are announced.
+SLOW_SECONDS = 2.0
+
+
+class KernelLoader:
+    """Loads kernels for one device. Thread-safe."""
+
+    def __init__(self, machine: Machine, index: int, cache: DiskCache | None = None) -> None:
+        self.machine = machine
+        self.index = index
+        self.cache = cache if cache is not None else DiskCache()
+        self._printer = CudaPrinter()
+        self._loaded: dict[str, Any] = {}
+        self._lock = threading.Lock()
+
+    def load(self, wanted: Sequence[tuple[Kernel | KernelSource, bool]]) -> list[Any]:
+        """Functions (`cupy.RawKernel`) of ``(kernel, whether it needs 64-bit indices)``; compiles what is not known yet.
+
+        Raises:
+            ToolchainError: NVRTC is missing or refused a kernel.
+        """
+        keys = [self._key(kernel, wide) for kernel, wide in wanted]
+        with self._lock:
+            todo = {k: w for k, w in zip(keys, wanted, strict=True) if k not in self._loaded}
+            missing = {}
+            for key, (kernel, wide) in todo.items():
+                entry = self.cache.get("cubin", key)
+                if entry is not None:
+                    self._loaded[key] = self._function(str(entry), _symbol(kernel))
+                else:
+                    missing[key] = (kernel, wide)
+            if missing:
+                self._compile(missing)
+            return [self._loaded[k] for k in keys]
+
+    def _key(self, kernel: Kernel | KernelSource, wide: bool) -> str:
+        options = " ".join(self._options(wide))
+        if isinstance(kernel, KernelSource) and kernel.identity:
+            return make_key(kernel.identity, kernel.name, options, _version(), ABI)
+        made = kernel.kernel if isinstance(kernel, KernelSource) else kernel
+        return make_key(self._printer.module([("k", made)]), kernel.name, options, _version(), ABI)
+
+    def _options(self, wide: bool) -> tuple[str, ...]:
+        return (*FLAGS, f"--gpu-architecture={self.machine.isa}", *(("-DNN_WIDE",) if wide else ()))
+
+    def _compile(self, missing: dict[str, tuple[Kernel | KernelSource, bool]]) -> None:
+        started = time.perf_counter()
+
+        def one(item: tuple[str, tuple[Kernel | KernelSource, bool]]) -> tuple[str, str, bytes]:
+            key, (kernel, wide) = item
+            made = kernel.kernel if isinstance(kernel, KernelSource) else kernel
+            symbol = _symbol(kernel)
+            text = self._printer.module([(symbol, made)])
+            debug.dump("code", f"{symbol}.cu", lambda: text)
+            return key, symbol, nvrtc.compile(text, f"{symbol}.cu", self._options(wide))
+
+        with ThreadPoolExecutor(min(len(missing), 16)) as pool:
+            for done, (key, symbol, code) in enumerate(pool.map(one, missing.items()), 1):
+                self._loaded[key] = self._function(str(self.cache.put("cubin", key, code)), symbol)
+                if time.perf_counter() - started > SLOW_SECONDS:
+                    debug.log(debug.PLUGINS, f"compiling kernels for {self.machine.name}: {done} of {len(missing)}")
+        debug.log(debug.TIMES, lambda: f"compiled {len(missing)} kernels in {time.perf_counter() - started:.2f} s")
+
+    def _function(self, path: str, symbol: str) -> Any:
+        with cupy().cuda.Device(self.index):
+            return cupy().RawModule(path=path).get_function(symbol)
+
+
+def _version() -> str:
+    """The compiler's version, as far as it is known without one: found entries need no compiler."""
+    try:
+        return ".".join(map(str, nvrtc.version()))
+    except Exception:
+        return "none"
+
+
+def _symbol(kernel: Kernel | KernelSource) -> str:
+    return "nnk_" + re.sub(r"[^A-Za-z0-9_]", "_", kernel.name)

@@ -1,0 +1,77 @@
+"""Runs the GPU tests and benchmarks on a machine with an NVIDIA GPU, from this source tree, without installing anything.
+
+    python3 scripts/gpu_session.py OUT [--tests] [--bench] [--nets resnet50 ...] [--batches 1 128] [--peers ...]
+
+Needs torch, torchvision, CuPy, NVRTC and pytest; cuDNN's frontend for the library paths. Writes its tables into the folder OUT.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("nnaccel_core", "nnaccel_frontend_torch", "nnaccel_backend_cuda")
+
+
+def metadata(folder: Path) -> None:
+    """Write what an installation would: names, versions and entry points, so that plug-ins are found."""
+    for package in PACKAGES:
+        project = (ROOT / package / "pyproject.toml").read_text()
+        version = re.search(r'^version = "(.*)"', project, re.M)
+        assert version is not None
+        info = folder / f"{package}-{version[1]}.dist-info"
+        info.mkdir(parents=True, exist_ok=True)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package.replace('_', '-')}\nVersion: {version[1]}\n")
+        points = re.search(r"^\[project\.entry-points\.nnaccel\]\n((?:\w+ = .*\n)+)", project, re.M)
+        if points is not None:
+            (info / "entry_points.txt").write_text("[nnaccel]\n" + points[1].replace('"', ""))
+
+
+def native_guards(folder: Path) -> str:
+    """Build the torch frontend's extension beside its sources where there is a compiler."""
+    source = ROOT / "nnaccel_frontend_torch/src/nnaccel_frontend_torch/_guards.c"
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None or not source.exists():
+        return "no C compiler: parameters are checked in Python"
+    target = source.with_name("_guards" + sysconfig.get_config_var("EXT_SUFFIX"))
+    command = [compiler, "-O2", "-shared", "-fPIC", f"-I{sysconfig.get_path('include')}", str(source), "-o", str(target)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return "built" if done.returncode == 0 else f"not built: {done.stderr[-500:]}"
+
+
+def main() -> int:
+    """Tests first, then benchmarks; the exit status is that of the tests."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--tests", action="store_true")
+    parser.add_argument("--bench", action="store_true")
+    parser.add_argument("--select", default="", help="pytest -k")
+    options, rest = parser.parse_known_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    folder = ROOT / "build" / "gpu_session"
+    metadata(folder)
+    print("native guards:", native_guards(folder))
+    path = [str(folder), *(str(ROOT / p / "src") for p in PACKAGES), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH", "")])]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(path), "PYTHONUNBUFFERED": "1"}
+    env.setdefault("NNACCEL_CACHE_DIR", str(ROOT / "build" / "gpu_cache"))
+    status = 0
+    if options.tests:
+        command = [sys.executable, "-m", "pytest", "tests/backend_cuda", "-m", "gpu", "-q", "-p", "no:cacheprovider"]
+        command += ["-k", options.select] if options.select else []
+        with (options.out / "tests.log").open("w") as log:
+            status = subprocess.run(command, cwd=ROOT, env=env, stdout=log, stderr=subprocess.STDOUT, check=False).returncode
+        print("\n".join((options.out / "tests.log").read_text().splitlines()[-40:]))
+    if options.bench:
+        subprocess.run([sys.executable, str(ROOT / "benchmarks/gpu.py"), str(options.out), *rest], cwd=ROOT, env=env, check=False)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

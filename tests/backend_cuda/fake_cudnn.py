@@ -1,0 +1,141 @@
+"""A stand-in for cuDNN's frontend: graphs are recorded, and executed with numpy on the stand-in GPU of `fake`."""
+
+from __future__ import annotations
+
+import json
+import types
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from backend_cuda import fake
+from nnaccel_core.ops.registry import lookup
+
+
+def cudnn(device: fake.Device, refuses: tuple[str, ...] = ()) -> Any:
+    """The module. ``refuses``: operations that no plan has."""
+
+    class Tensor:
+        def __init__(self, graph: Any, dim: Any = None, stride: Any = None) -> None:
+            self.graph, self.dim, self.stride, self.uid = graph, dim, stride, -1
+
+        def set_uid(self, uid: int) -> Tensor:
+            self.uid = uid
+            self.graph.operands[uid] = (self.dim, self.stride)
+            return self
+
+        def set_output(self, on: bool) -> Tensor:
+            return self
+
+        def set_data_type(self, kind: Any) -> Tensor:
+            return self
+
+        def set_dim(self, dim: Any) -> Tensor:
+            self.dim = dim
+            return self
+
+        def set_stride(self, stride: Any) -> Tensor:
+            self.stride = stride
+            return self
+
+    class Graph:
+        def __init__(self, **_: Any) -> None:
+            self.operands: dict[int, Any] = {}
+            self.steps: list[list[Any]] = []
+
+        def tensor(self, name: str, dim: Any, stride: Any, data_type: Any) -> Tensor:
+            return Tensor(self, dim, stride)
+
+        def conv_fprop(self, image: Tensor, weight: Tensor, **given: Any) -> Tensor:
+            padding = list(zip(given["pre_padding"], given["post_padding"], strict=True))
+            groups = image.dim[1] // weight.dim[1]
+            attrs = {"padding": padding, "stride": given["stride"], "dilation": given["dilation"], "groups": groups}
+            self.steps.append(["conv", attrs])
+            return Tensor(self)
+
+        def bias(self, input: Tensor, bias: Tensor) -> Tensor:
+            return self._step("bias")
+
+        def add(self, a: Tensor, b: Tensor) -> Tensor:
+            return self._step("add")
+
+        def relu(self, input: Tensor) -> Tensor:
+            return self._step("relu")
+
+        def sigmoid(self, input: Tensor) -> Tensor:
+            return self._step("sigmoid")
+
+        tanh = swish = sigmoid
+
+        def _step(self, name: str) -> Tensor:
+            self.steps.append([name, {}])
+            return Tensor(self)
+
+        def validate(self) -> None:
+            pass
+
+        build_operation_graph = validate
+
+        def create_execution_plans(self, modes: Any) -> None:
+            if any(name in refuses for name, _ in self.steps):
+                raise RuntimeError("no engine proposed a plan")
+
+        def check_support(self) -> None:
+            pass
+
+        def deselect_numeric_notes(self, notes: Any) -> None:
+            device.log.append(f"without {notes}")
+
+        def get_execution_plan_count(self) -> int:
+            return 3
+
+        def build_plan_at_index(self, i: int) -> None:
+            if i == 0:
+                raise RuntimeError("plan 0 cannot be built")
+
+        def get_workspace_size_plan_at_index(self, i: int) -> int:
+            return 64 * i
+
+        def get_plan_name_at_index(self, i: int) -> str:
+            return f"eng{i}"
+
+        def serialize(self) -> list[int]:
+            return list(json.dumps([{str(k): v for k, v in self.operands.items()}, self.steps]).encode())
+
+        def deserialize(self, handle: Any, data: list[int]) -> None:
+            operands, self.steps = json.loads(bytes(data))
+            self.operands = {int(k): v for k, v in operands.items()}
+            device.log.append("deserialized")
+
+        def execute_plan_at_index(self, pack: Mapping[int, int], workspace: int, i: int, handle: Any) -> None:
+            self.execute(pack, workspace, handle)
+
+        def execute(self, pack: Mapping[int, int], workspace: int, handle: Any) -> None:
+            assert workspace % 256 == 0
+            arrays = {}
+            for uid, (dim, stride) in self.operands.items():
+                arrays[uid] = fake.view(pack[uid], tuple(dim), tuple(stride), np.dtype(np.float32))
+
+            def run() -> None:
+                residual = 5
+                for name, attrs in self.steps:
+                    if name == "conv":
+                        (y,) = lookup("conv").ref([arrays[1], arrays[2]], attrs)
+                    elif name == "bias":
+                        y = y + arrays[3]
+                    elif name == "add":
+                        y = y + arrays[residual]
+                        residual += 1
+                    else:
+                        (y,) = lookup(name).ref([y], {})
+                arrays[4][...] = y
+
+            device.do("cudnn " + "+".join(name for name, _ in self.steps), run)
+
+    notes = types.SimpleNamespace(TENSOR_CORE="tensor cores", DOWN_CONVERT_INPUTS="down conversion", WINOGRAD="winograd")
+    return types.SimpleNamespace(
+        pygraph=Graph, numerical_note=notes, heur_mode=types.SimpleNamespace(A=0, FALLBACK=1), create_handle=object,
+        data_type=types.SimpleNamespace(FLOAT="float32", HALF="float16", BFLOAT16="bfloat16"), backend_version=lambda: 1,
+        set_stream=lambda handle, stream: None, __version__="fake",
+    )  # fmt: skip

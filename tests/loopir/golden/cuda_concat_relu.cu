@@ -1,0 +1,140 @@
+extern "C" __global__ void __launch_bounds__(512) concat_relu(const float* __restrict__ b0, const float* __restrict__ b1, const float* __restrict__ b2, float* __restrict__ b3, const nn_int d0, const nn_int d1, const nn_int d2, const nn_int d3, const nn_int d4, const nn_int d5, const nn_int t0, const nn_int t1, const nn_int t2) {
+    const nn_int task = (nn_int)blockIdx.x;
+    const nn_int p2 = task % nn_quotient((d1 + d4 + d5 + t2 - 1), t2);
+    const nn_int task_2 = task / nn_quotient((d1 + d4 + d5 + t2 - 1), t2);
+    const nn_int p1 = task_2 % nn_quotient((d2 + t1 - 1), t1);
+    const nn_int task_1 = task_2 / nn_quotient((d2 + t1 - 1), t1);
+    const nn_int p0 = task_1;
+    const nn_int o0 = (p0 * t0);
+    const nn_int e0 = min(o0 + t0, d0);
+    const nn_int o1 = (p1 * t1);
+    const nn_int e1 = min(o1 + t1, d2);
+    const nn_int o2 = (p2 * t2);
+    const nn_int e2 = min(d1 + d4 + d5, o2 + t2);
+    const nn_int n0 = ((min(d1, e2) - o2 + 3) >> 2);
+    const nn_int n1 = d3;
+    const nn_int n2 = (e1 - o1);
+    const nn_int n3 = (e0 - o0);
+    for (nn_int f0 = (nn_int)threadIdx.x; f0 < (n0 * n1 * n2 * n3); f0 += (nn_int)blockDim.x) {
+        const nn_int i1 = (4 * (f0 % n0) + o2);
+        const nn_int g0 = (f0 / n0);
+        const nn_int i3 = (g0 % n1);
+        const nn_int g1 = (g0 / n1);
+        const nn_int i2 = ((g1 % n2) + o1);
+        const nn_int g2 = (g1 / n2);
+        const nn_int i0 = (g2 + o0);
+        float x0_0, x0_1, x0_2, x0_3;
+        {
+            const nn_vec<float, 4> v = *(const nn_vec<float, 4>*)(b0 + d1 * d2 * d3 * i0 + d1 * d3 * i2 + d1 * i3 + i1);
+            x0_0 = v.v[0];
+            x0_1 = v.v[1];
+            x0_2 = v.v[2];
+            x0_3 = v.v[3];
+        }
+        float y0_1_0, y0_1_1, y0_1_2, y0_1_3;
+        float x1;
+        x1 = x0_0;
+        y0_1_0 = (x1 < 0.0f) ? 0.0f : x1;
+        float x1_1;
+        x1_1 = x0_1;
+        y0_1_1 = (x1_1 < 0.0f) ? 0.0f : x1_1;
+        float x1_2;
+        x1_2 = x0_2;
+        y0_1_2 = (x1_2 < 0.0f) ? 0.0f : x1_2;
+        float x1_3;
+        x1_3 = x0_3;
+        y0_1_3 = (x1_3 < 0.0f) ? 0.0f : x1_3;
+        {
+            nn_vec<float, 4> v;
+            v.v[0] = y0_1_0;
+            v.v[1] = y0_1_1;
+            v.v[2] = y0_1_2;
+            v.v[3] = y0_1_3;
+            *(nn_vec<float, 4>*)(b3 + d1 * d2 * d3 * i0 + d1 * d3 * i2 + d1 * i3 + d2 * d3 * d4 * i0 + d2 * d3 * d5 * i0 + d3 * d4 * i2 + d3 * d5 * i2 + d4 * i3 + d5 * i3 + i1) = v;
+        }
+    }
+    const nn_int n4 = ((min(d1 + d4, e2) - max(d1, o2) + 3) >> 2);
+    const nn_int n5 = d3;
+    const nn_int n6 = (e1 - o1);
+    const nn_int n7 = (e0 - o0);
+    for (nn_int f1 = (nn_int)threadIdx.x; f1 < (n4 * n5 * n6 * n7); f1 += (nn_int)blockDim.x) {
+        const nn_int i1_1 = (4 * (f1 % n4) + max(d1, o2));
+        const nn_int g3 = (f1 / n4);
+        const nn_int i3_1 = (g3 % n5);
+        const nn_int g4 = (g3 / n5);
+        const nn_int i2_1 = ((g4 % n6) + o1);
+        const nn_int g5 = (g4 / n6);
+        const nn_int i0_1 = (g5 + o0);
+        float x2_0, x2_1, x2_2, x2_3;
+        {
+            const nn_vec<float, 4> v = *(const nn_vec<float, 4>*)(b1 + d2 * d3 * d4 * i0_1 + d3 * d4 * i2_1 + d4 * i3_1 + i1_1 - d1);
+            x2_0 = v.v[0];
+            x2_1 = v.v[1];
+            x2_2 = v.v[2];
+            x2_3 = v.v[3];
+        }
+        float y1_1_0, y1_1_1, y1_1_2, y1_1_3;
+        float x3;
+        x3 = x2_0;
+        y1_1_0 = (x3 < 0.0f) ? 0.0f : x3;
+        float x3_1;
+        x3_1 = x2_1;
+        y1_1_1 = (x3_1 < 0.0f) ? 0.0f : x3_1;
+        float x3_2;
+        x3_2 = x2_2;
+        y1_1_2 = (x3_2 < 0.0f) ? 0.0f : x3_2;
+        float x3_3;
+        x3_3 = x2_3;
+        y1_1_3 = (x3_3 < 0.0f) ? 0.0f : x3_3;
+        {
+            nn_vec<float, 4> v;
+            v.v[0] = y1_1_0;
+            v.v[1] = y1_1_1;
+            v.v[2] = y1_1_2;
+            v.v[3] = y1_1_3;
+            *(nn_vec<float, 4>*)(b3 + d1 * d2 * d3 * i0_1 + d1 * d3 * i2_1 + d1 * i3_1 + d2 * d3 * d4 * i0_1 + d2 * d3 * d5 * i0_1 + d3 * d4 * i2_1 + d3 * d5 * i2_1 + d4 * i3_1 + d5 * i3_1 + i1_1) = v;
+        }
+    }
+    const nn_int n8 = ((e2 - max(d1 + d4, o2) + 3) >> 2);
+    const nn_int n9 = d3;
+    const nn_int n10 = (e1 - o1);
+    const nn_int n11 = (e0 - o0);
+    for (nn_int f2 = (nn_int)threadIdx.x; f2 < (n10 * n11 * n8 * n9); f2 += (nn_int)blockDim.x) {
+        const nn_int i1_2 = (4 * (f2 % n8) + max(d1 + d4, o2));
+        const nn_int g6 = (f2 / n8);
+        const nn_int i3_2 = (g6 % n9);
+        const nn_int g7 = (g6 / n9);
+        const nn_int i2_2 = ((g7 % n10) + o1);
+        const nn_int g8 = (g7 / n10);
+        const nn_int i0_2 = (g8 + o0);
+        float x4_0, x4_1, x4_2, x4_3;
+        {
+            const nn_vec<float, 4> v = *(const nn_vec<float, 4>*)(b2 + d2 * d3 * d5 * i0_2 + d3 * d5 * i2_2 + d5 * i3_2 + i1_2 - d1 - d4);
+            x4_0 = v.v[0];
+            x4_1 = v.v[1];
+            x4_2 = v.v[2];
+            x4_3 = v.v[3];
+        }
+        float y2_0, y2_1, y2_2, y2_3;
+        float x5;
+        x5 = x4_0;
+        y2_0 = (x5 < 0.0f) ? 0.0f : x5;
+        float x5_1;
+        x5_1 = x4_1;
+        y2_1 = (x5_1 < 0.0f) ? 0.0f : x5_1;
+        float x5_2;
+        x5_2 = x4_2;
+        y2_2 = (x5_2 < 0.0f) ? 0.0f : x5_2;
+        float x5_3;
+        x5_3 = x4_3;
+        y2_3 = (x5_3 < 0.0f) ? 0.0f : x5_3;
+        {
+            nn_vec<float, 4> v;
+            v.v[0] = y2_0;
+            v.v[1] = y2_1;
+            v.v[2] = y2_2;
+            v.v[3] = y2_3;
+            *(nn_vec<float, 4>*)(b3 + d1 * d2 * d3 * i0_2 + d1 * d3 * i2_2 + d1 * i3_2 + d2 * d3 * d4 * i0_2 + d2 * d3 * d5 * i0_2 + d3 * d4 * i2_2 + d3 * d5 * i2_2 + d4 * i3_2 + d5 * i3_2 + i1_2) = v;
+        }
+    }
+}

@@ -13,6 +13,12 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.install
 
+#: Our plug-ins' packages and the names they register.
+EXPECTED = {
+    "nnaccel_backend_cuda": "cuda", "nnaccel_backend_x86": "x86",
+    "nnaccel_frontend_onnx": "onnx", "nnaccel_frontend_torch": "torch",
+}  # fmt: skip
+
 PROBE = """
 import json, sys
 import nnaccel_core
@@ -33,7 +39,7 @@ def wheels(tmp_path_factory) -> dict[str, Path]:
     """A wheel of every package, built as a user's pip would."""
     folder = tmp_path_factory.mktemp("wheels")
     found = {}
-    for source in (".", "nnaccel_core", "nnaccel_frontend_torch", "nnaccel_backend_x86"):
+    for source in (".", "nnaccel_core", *EXPECTED):
         before = set(folder.iterdir())
         command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(folder), str(ROOT / source)]
         done = subprocess.run(command, capture_output=True, text=True)
@@ -54,9 +60,10 @@ def fresh(tmp_path) -> Path:
 ORDERS = [
     *itertools.permutations(["nnaccel_core", "nnaccel_backend_x86", "nnaccel_frontend_torch"]),
     ("nnaccel_core",), ("nnaccel_core", "nnaccel_backend_x86"), ("nnaccel_core", "nnaccel_frontend_torch"),
+    ("nnaccel_core", "nnaccel_backend_cuda"), ("nnaccel_core", "nnaccel_frontend_onnx"),
+    ("nnaccel_backend_cuda", "nnaccel_frontend_onnx", "nnaccel_core", "nnaccel_frontend_torch", "nnaccel_backend_x86"),
     ("nnaccel_core", "."), (".", "nnaccel_core", "nnaccel_backend_x86"),
 ]  # fmt: skip
-EXPECTED = {"nnaccel_backend_x86": "x86", "nnaccel_frontend_torch": "torch"}
 
 
 @pytest.mark.parametrize("order", ORDERS, ids="-".join)

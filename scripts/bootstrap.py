@@ -24,9 +24,9 @@ BIN = VENV / "bin"
 STAMP = VENV / "nnaccel-bootstrap.txt"
 
 TORCH = "torch==2.13.0"
-PACKAGES = [
-    "nnaccel_core", "nnaccel_frontend_onnx", "nnaccel_frontend_torch", "nnaccel_backend_x86", "nnaccel_backend_cuda", ".",
-]
+PACKAGES = ["nnaccel_core", "nnaccel_frontend_onnx", "nnaccel_frontend_torch", "nnaccel_backend_x86", "."]
+#: Of no use without its device, but most of its tests need none.
+TESTED = ["nnaccel_backend_cuda"]
 DEMO = "examples/demo"
 #: Definitions of the networks that the tests run, without its requirements: it would bring another torch.
 TORCHVISION = ["torchvision==0.28.0", "pillow>=9"]
@@ -63,7 +63,7 @@ def fingerprint() -> str:
     """Changes when anything does that an editable installation does not follow by itself."""
     digest = hashlib.sha256()
     files = [Path(__file__)]
-    for package in [*PACKAGES[:-1], DEMO]:
+    for package in [*PACKAGES[:-1], *TESTED, DEMO]:
         for path in sorted((ROOT / package).rglob("*")):
             if "build" in path.parts or not path.is_file():
                 continue
@@ -91,7 +91,7 @@ def install(groups: list[str], renew: bool) -> None:
     run([*pip, TORCH, *tools], "installing torch", "check the network and pip's settings")
     if "test" in groups:
         run([*pip, "--no-deps", *TORCHVISION], "installing torchvision", "check the network and pip's settings")
-    packages = PACKAGES[:-1] + ([DEMO] if "demo" in groups else []) + ["."]
+    packages = PACKAGES[:-1] + (TESTED if "test" in groups else []) + ([DEMO] if "demo" in groups else []) + ["."]
     editable: list[str] = []
     for package in packages:
         editable += ["--editable", str(ROOT / package)]

@@ -181,7 +181,7 @@ def test_wrong_usage(capsys):
 
 
 def test_the_module_runs_as_a_program(tmp_path):
-    env = {**os.environ, "NNACCEL_DISABLE_PLUGINS": "torch,x86"}
+    env = {**os.environ, "NNACCEL_DISABLE_PLUGINS": "cuda,onnx,torch,x86"}
     program = [sys.executable, "-m", "nnaccel_core.cli"]
     done = subprocess.run([*program, "doctor"], capture_output=True, text=True, env=env, cwd=tmp_path)
     assert done.returncode == 1 and "none is installed" in done.stdout, done.stderr

@@ -106,14 +106,17 @@ class Proposer:
     def propose(self, only: Collection[frozenset[Node]] | None = None) -> list[Candidate]:
         """All usable candidates; with ``only``, those for one of these sets of nodes."""
         drafts: list[Draft] = []
+        wanted = None if only is None else frozenset().union(*only)
         for node in self.graph.nodes:
+            if node.op not in ("conv", "matmul", "reorder") or (wanted is not None and node not in wanted):
+                continue
             if not all(self._fits(v) for v in (*node.inputs, *node.outputs)):
                 continue
             if node.op == "conv":
                 drafts += self._conv(node)
             elif node.op == "matmul":
                 drafts += self._matmul(node)
-            elif node.op == "reorder":
+            else:
                 drafts += self._reorder(node)
         return settle([d for d in drafts if only is None or frozenset(d.nodes) in only])
 

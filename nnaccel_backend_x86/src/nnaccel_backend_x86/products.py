@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 
 from nnaccel_backend_x86 import costs
 from nnaccel_backend_x86.builtin import BoundCall, BuiltinCall, pack_key, row_stride
@@ -75,6 +75,10 @@ class ProductDims:
     activation: int = 0
     alpha: int = 0
     beta: int = 0
+
+    def numbers(self) -> tuple[int, ...]:
+        """All of them, in order."""
+        return tuple(vars(self).values())
 
     @property
     def pixels(self) -> int:
@@ -186,19 +190,26 @@ class Products:
         self.results = set(graph.results())
         self.producers = graph.producers()
         self.params = set(graph.params)
+        self.statics: dict[Value, TensorType] = {}
 
     def static(self, v: Value) -> TensorType:
-        return v.type.concrete(self.env)
+        found = self.statics.get(v)
+        if found is None:
+            found = self.statics[v] = v.type.concrete(self.env)
+        return found
 
     def propose(self, only: Collection[frozenset[Node]] | None = None) -> list[Candidate]:
         """All candidates; with ``only``, those for one of these sets of nodes."""
         found: list[Candidate] = []
+        wanted = None if only is None else frozenset().union(*only)
         for node in self.graph.nodes:
+            if node.op not in ("conv", "matmul") or (wanted is not None and node not in wanted):
+                continue
             if not all(self._fits(v) for v in (*node.inputs, *node.outputs)):
                 continue
             if node.op == "conv":
                 found += self._conv(node)
-            elif node.op == "matmul":
+            else:
                 found += self._matmul(node)
         return [c for c in found if only is None or frozenset(c.nodes) in only]
 
@@ -329,7 +340,7 @@ class Products:
         number, alpha, beta = f.activation
         inputs = [p.source, w, *(v for v in (bias, p.scale, p.shift, f.residual) if v is not None)]
         dims = ProductDims(
-            *astuple(d)[:15],
+            *d.numbers()[:15],
             row_blocks=row_blocks,
             column_blocks=column_blocks,
             chunk=max(PANEL, self.machine.l1 // (4 * PANEL)),
@@ -345,7 +356,7 @@ class Products:
         rows = {0: IN_STRIDE, len(inputs): OUT_STRIDE}
         if f.residual is not None:
             rows[len(inputs) - 1] = RESIDUAL_STRIDE
-        call = BuiltinCall("product", astuple(dims), row_blocks * column_blocks, dims.scratch(), rows)
+        call = BuiltinCall("product", dims.numbers(), row_blocks * column_blocks, dims.scratch(), rows)
         panels = -(-d.columns // PANEL)
         nodes = (*p.nodes, node, *f.nodes)
         strided = tuple(i in rows for i in range(len(inputs)))

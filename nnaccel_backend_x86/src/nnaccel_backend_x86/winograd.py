@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Collection, Iterator
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 
 from nnaccel_backend_x86 import costs
 from nnaccel_backend_x86.builtin import BuiltinCall, pack_key
@@ -190,7 +190,7 @@ class Winograd(Products):
                 f"own Winograd F({b.m}x{b.m}, 3x3) {' + '.join(n.op for n in nodes)}, "
                 f"{b.tasks(s)} tasks of {b.tiles} tiles, {b.inner} to {b.outer} channels"
             ),
-            impl=BuiltinCall("winograd", astuple(dims), b.tasks(s), b.scratch(), rows, spreads=True),
+            impl=BuiltinCall("winograd", tuple(vars(dims).values()), b.tasks(s), b.scratch(), rows, spreads=True),
             proposer="x86",
             strided_in=tuple(i in rows for i in range(len(inputs))),
             strided_out=(True,),

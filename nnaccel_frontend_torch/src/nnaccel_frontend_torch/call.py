@@ -86,6 +86,7 @@ class State:
         self.session = session
         #: where the network and its arguments are
         self.home = device_of(session.bridge.home or session.device)
+        self._index: int | None = self.home.index
         self._precision = session.bridge.precision
         self.reasons: Counter[str] = Counter()
         self.captures = 0
@@ -111,12 +112,9 @@ class State:
 
     def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run the network: compiled where that gives what the user's own forward would, else that forward."""
-        if self.home.index is not None and torch.cuda.current_device() != self.home.index:
-            with torch.cuda.device(self.home):
-                return self._run(args, kwargs)
-        return self._run(args, kwargs)
-
-    def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if self._index is not None and torch.cuda.current_device() != self._index:
+            with torch.cuda.device(self._index):
+                return self.run(args, kwargs)
         reason = self._environment()
         if reason is not None:
             return self._own(reason, args, kwargs)

@@ -252,3 +252,16 @@ def test_products_with_weights_either_way(rows: int) -> None:
         y = net.op("matmul", net.input(2, rows, 70), w, transpose_b=transposed)
         for c in propose_own(B, net, y):
             check(B, net, c)
+
+
+def test_small_products_stay_on_the_calling_thread() -> None:
+    """Waking another core takes longer than what there is to do."""
+    for rows, n, k, alone in ((1, 8, 8, True), (3, 24, 32, True), (1, 1000, 1280, False), (64, 256, 256, False)):
+        net = Net()
+        y = net.op("matmul", net.input(rows, k), net.param(n, k), net.param(n), transpose_b=True)
+        found = propose_own(B, net, y)
+        assert found
+        for c in found:
+            assert (c.impl.tasks == 1) == alone, c.reason
+            assert alone == (c.seconds < 3e-6)
+            check(B, net, c)

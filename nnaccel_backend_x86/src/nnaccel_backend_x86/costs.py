@@ -32,8 +32,10 @@ PACKED = ((1, 0.25), (2, 0.44), (4, 0.55), (8, 0.6), (math.inf, 0.7))
 #: what both reach on one undisturbed core: 92 to 98 of 101 GFLOP/s from 256 channels on. Ours has 0.86 of oneDNN's speed at 32
 #: channels, 0.92 to 0.96 at 64, 1.0 at 256, 1.05 at 2048, 1.2 with stride 2 (``benchmarks/products.py``).
 OWN, OWN_START, OWN_WINDOW, OWN_NARROW, OWN_TAP = 0.69, 9.3, 1.01, 0.9, 1.2
-#: Time to start one of our own kernels.
-OWN_LAUNCH = 3e-6
+#: Time to start one of our own kernels: on all cores, and on the calling one alone.
+OWN_LAUNCH, SERIAL_LAUNCH = 3e-6, 2e-7
+#: What takes one core less than this is not worth waking others for.
+WORTH_WAKING = 3e-6
 #: Seconds of one core to bring one element through a prologue.
 PROLOGUE_ELEMENT = 0.12e-9
 #: Dot products of a few rows: fraction of peak.
@@ -114,15 +116,23 @@ def own_product_seconds(
     compute += prepared * PROLOGUE_ELEMENT / machine.cores
     nbytes = read + 4 * (pixels * columns * (2 if residual else 1) + taps * channels * columns)
     memory = traffic_seconds(machine, nbytes)
-    return OWN_LAUNCH + max(compute, memory) + 0.25 * min(compute, memory)
+    return (OWN_LAUNCH if tasks > 1 else SERIAL_LAUNCH) + max(compute, memory) + 0.25 * min(compute, memory)
 
 
-def own_rows_seconds(machine: Machine, m: int, n: int, k: int) -> float:
-    """Dot products of ``m`` rows with ``n`` rows of weights that come from memory once."""
+def is_small_product(machine: Machine, flops: float) -> bool:
+    """Whether one core is done with a product before others would have begun."""
+    return flops / (machine.flops / machine.cores * OWN) < WORTH_WAKING
+
+
+def own_rows(machine: Machine, m: int, n: int, k: int) -> tuple[int, float]:
+    """Dot products of ``m`` rows with ``n`` rows of weights that come from memory once: tasks, and seconds."""
     flops = 2.0 * m * n * k
     compute = flops / (machine.flops * BOOST * ROWS_EFFICIENCY)
     memory = traffic_seconds(machine, 4.0 * (n * k + m * (n + k)))
-    return OWN_LAUNCH + max(compute, memory)
+    together = max(compute, memory)
+    if together * machine.cores < WORTH_WAKING:
+        return 1, SERIAL_LAUNCH + together * machine.cores
+    return min(n, 8 * machine.cores), OWN_LAUNCH + together
 
 
 def concat_seconds(machine: Machine, nbytes: float) -> float:

@@ -127,6 +127,8 @@ def blocks(machine: Machine, pixels: int, columns: int, channels: int, taps: int
 
     The smaller operand is read again by each block of the other.
     """
+    if costs.is_small_product(machine, 2.0 * pixels * columns * channels * taps):
+        return 1, 1
     most = max(SHORT_BLOCK, machine.l2 // 2 // (4 * channels))
     rows, panels, wanted = -(-pixels // most), -(-columns // PANEL), 4 * machine.cores
     if rows >= wanted:
@@ -386,7 +388,7 @@ class Products:
 
     def _few_rows(self, node: Node, f: Finish, bias: Value | None, m: int, n: int, k: int) -> Candidate:
         """Few rows: weights come from memory once and no copy of them is made."""
-        tasks = min(n, 8 * self.machine.cores)
+        tasks, seconds = costs.own_rows(self.machine, m, n, k)
         number, alpha, beta = f.activation
         inputs = [node.inputs[0], node.inputs[1], *(v for v in (bias, f.residual) if v is not None)]
         chunk = k if m <= WHOLE_ROWS else min(k, max(PANEL, self.machine.l1 // 2 // (4 * min(m, DOTS_ROWS)) // PANEL * PANEL))
@@ -397,7 +399,7 @@ class Products:
             nodes=nodes,
             inputs=tuple(inputs),
             outputs=(f.output,),
-            seconds=costs.own_rows_seconds(self.machine, m, n, k),
+            seconds=seconds,
             reason=f"own dot products {' + '.join(n.op for n in nodes)}",
             impl=BuiltinCall("rows_product", (m, n, k, k, n, n, tasks, chunk, *given), tasks, 4 * -(-m * k // 16) * 16 + sums),
             proposer="x86",

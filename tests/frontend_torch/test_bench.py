@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -29,16 +30,16 @@ def folder(tmp_path, monkeypatch):
 
 def test_records_memory_and_resuming(folder, capsys, monkeypatch):
     out = folder / "r.jsonl"
-    args = ["--nets", "bench_user_net:net", "--batch", "2", "--calls", "5", "--memory", "--json", str(out)]
+    args = ["--nets", "bench_user_net:net", "--batch", "16", "--calls", "5", "--memory", "--json", str(out)]
     assert command.main([*args, "--peers", "eager"]) == 0
     eager, ours = records = [json.loads(line) for line in out.read_text().splitlines()]
     assert [r["impl"] for r in records] == ["eager", "nnaccel"]
     for r in records:
-        assert r["net"] == "bench_user_net:net" and r["batch"] == 2 and r["calls"] >= 5 and r["mode"] == "predict"
+        assert r["net"] == "bench_user_net:net" and r["batch"] == 16 and r["calls"] >= 5 and r["mode"] == "predict"
         assert 0 < r["ms_low"] <= r["ms"] <= r["ms_high"] and r["first_call_s"] > 0
         assert r["max_rel_err"] < 1e-5 and not r["error"]
         assert r["parameter_bytes"] == 4 * (8 * 27 + 8 + 5130)
-    assert eager["peak_bytes"] >= 2 * 4 * 2 * 8 * 16 * 16 > ours["peak_bytes"] > 0
+    assert eager["peak_bytes"] >= 2 * 4 * 16 * 8 * 16 * 16 > ours["peak_bytes"] > 0
     text = capsys.readouterr().out
     assert "over eager: geometric mean" in text
     # A second run leaves out what is there, and keeps it.
@@ -47,12 +48,14 @@ def test_records_memory_and_resuming(folder, capsys, monkeypatch):
     assert out.read_text().splitlines() == [json.dumps(r) for r in records]
 
 
-def test_without_calls_only_memory(folder):
+def test_without_calls_only_memory(folder, capsys):
     out = folder / "m.jsonl"
     args = ["--nets", "bench_user_net:net", "--batch", "64", "--calls", "0", "--memory", "--json", str(out)]
     assert command.main([*args, "--peers", "eager,nnaccel-whole"]) == 0
     found = {r.impl: r for r in runner.read_records(out)}
     assert all(r.ms is None and r.peak_bytes for r in found.values())
+    text = capsys.readouterr().out
+    assert "peak / eager's" in text and "over eager" not in text
     assert found["nnaccel"].peak_bytes <= found["nnaccel-whole"].peak_bytes < found["eager"].peak_bytes
 
 
@@ -85,6 +88,8 @@ def test_tables_and_plots(tmp_path):
     assert "| b | 1 | 1.00 | 2.00 | failed | 0.50 | 0.50 | 1.00 |" in table
     assert "over eager: geometric mean 1.41, least 0.50 (b, batch 1)" in table
     assert "failed: openvino on b batch 1: no" in table
+    memory = report.memory_table([replace(r, ms=None, prepared_bytes=1 << 19) for r in records[:2]])
+    assert memory.splitlines()[2] == "| a | 1 | 1.0 | 0.2 | 0.25 | 0.50 |"
     pytest.importorskip("matplotlib", reason="plots need matplotlib")
     for name, draw in (("t.png", report.plot), ("m.png", report.plot_memory)):
         draw(records, tmp_path / name)

@@ -262,8 +262,10 @@ def test_one_failure_stops_the_other_batches(no_ispc, machine, monkeypatch, scri
     assert time.monotonic() - start < 30
 
 
+#: Interrupts are ignored in jobs that a shell started in the background, and that is inherited.
 COMPILE_ONE = """
-import sys, warnings
+import signal, sys, warnings
+signal.signal(signal.SIGINT, signal.default_int_handler)
 warnings.simplefilter("ignore")
 sys.path.insert(0, {tests!r})
 from toolchain.helpers import scale_kernel, call

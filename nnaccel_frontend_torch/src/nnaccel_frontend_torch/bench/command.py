@@ -76,9 +76,14 @@ def run(args: argparse.Namespace) -> int:
             line = ", ".join(f"{r.impl} {_result(r)}" for r in new)
             say("")
             print(f"{net} batch {batch}: {line}", flush=True)
-    print(report.markdown(records))
+    timed = any(r.ms or r.error for r in records)
+    if timed:
+        print(report.markdown(records))
+    if args.memory:
+        print(report.memory_table(records))
     if args.plot:
-        report.plot(records, args.plot)
+        if timed:
+            report.plot(records, args.plot)
         if args.memory:
             report.plot_memory(records, args.plot.with_stem(args.plot.stem + "-memory"))
     return 1 if any(r.error for r in records if r.impl.startswith(report.OURS)) else 0

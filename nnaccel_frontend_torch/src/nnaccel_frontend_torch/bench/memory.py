@@ -55,10 +55,16 @@ def plan_bytes(fast: Any) -> tuple[int, int]:
         for segment in compiled.segments.values():
             for built in segment._built.values():
                 plan = built.placed.plan
-                scratch = max((getattr(s, "scratch", 0) for s in plan.steps), default=0)
+                scratch = max((_scratch(s) for s in plan.steps), default=0)
                 outputs = sum(int(t.nbytes) for t in built.output_types)
                 intermediates = max(intermediates, plan.arena + scratch * session.bridge.threads() + outputs)
     return intermediates, prepared
+
+
+def _scratch(step: Any) -> int:
+    """Bytes of tile memory that each thread needs for ``step``; what libraries allocate themselves is not known."""
+    own = getattr(getattr(step, "candidate", None), "impl", step)
+    return int(getattr(own, "scratch", 0))
 
 
 def measure(job: Job, call: Call) -> dict[str, int]:

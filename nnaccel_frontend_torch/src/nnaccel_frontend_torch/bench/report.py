@@ -44,7 +44,7 @@ def markdown(records: Sequence[Record]) -> str:
         cells = [net, str(batch)]
         for impl in impls:
             r = row.get(impl)
-            cells.append("-" if r is None else "failed" if r.ms is None else f"{r.ms:.2f}")
+            cells.append("failed" if r and r.error else f"{r.ms:.2f}" if r and r.ms else "-")
         ours, eager = row.get(OURS), row.get("eager")
         times = [row[p].ms for p in peers if p in row and row[p].ms is not None]
         cells.append(f"{eager.ms / ours.ms:.2f}" if ours and eager and ours.ms and eager.ms else "-")
@@ -62,6 +62,22 @@ def markdown(records: Sequence[Record]) -> str:
             )
     failed = [r for r in records if r.error]
     lines += [f"\nfailed: {r.impl} on {r.net} batch {r.batch}: {r.error}" for r in failed]
+    return "\n".join(lines) + "\n"
+
+
+def memory_table(records: Sequence[Record]) -> str:
+    """A row a case: intermediates at the peak in MiB, ours over eager's, and derived weights over parameters."""
+    impls = list(dict.fromkeys(r.impl for r in records if r.peak_bytes))
+    head = ["net", "batch", *(f"{i} MiB" for i in impls), "peak / eager's", "derived / parameters"]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for (net, batch), row in by_case(records).items():
+        peaks = [row[i].peak_bytes if i in row else None for i in impls]
+        cells = [net, str(batch), *(f"{p / 2**20:.1f}" if p else "-" for p in peaks)]
+        ours, eager = row.get(OURS), row.get("eager")
+        both = ours and eager and ours.peak_bytes and eager.peak_bytes
+        cells.append(f"{ours.peak_bytes / eager.peak_bytes:.2f}" if both else "-")  # type: ignore[union-attr,operator]
+        cells.append(f"{(ours.prepared_bytes or 0) / ours.parameter_bytes:.2f}" if ours and ours.parameter_bytes else "-")
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from backend_x86.harness import Net, backend, check, conv_attrs, longest, lower, propose, run_plan
+from nnaccel_backend_x86.scope import Scope
 from nnaccel_backend_x86.winograd import Blocks, Shape, Winograd, WinogradDims, best
 from nnaccel_core.ir import Value
 from nnaccel_core.options import Options
@@ -26,7 +27,7 @@ def conv(net: Net, x: Value, out_channels: int, pad: object = 1, bias: bool = Tr
 
 
 def candidates(net: Net, *outputs: Value) -> list[Candidate]:
-    return Winograd(net.graph(*outputs), {}, B.machine).propose()
+    return Winograd(Scope(net.graph(*outputs), {}, B.machine)).propose()
 
 
 def cut(c: Candidate, shape: Shape, b: Blocks) -> Candidate:
@@ -207,8 +208,8 @@ def test_only_wanted_groups_are_proposed() -> None:
     y = net.op("relu", conv(net, net.input(1, 16, 12, 12, layout=IMAGE), 16), layout=IMAGE)
     graph = net.graph(y)
     both = frozenset(graph.nodes)
-    assert [frozenset(c.nodes) for c in Winograd(graph, {}, B.machine).propose({both})] == [both]
-    assert len(Winograd(graph, {}, B.machine).propose()) == 2
+    assert [frozenset(c.nodes) for c in Winograd(Scope(graph, {}, B.machine)).propose({both})] == [both]
+    assert len(Winograd(Scope(graph, {}, B.machine)).propose()) == 2
 
 
 def test_declined_where_it_loses() -> None:

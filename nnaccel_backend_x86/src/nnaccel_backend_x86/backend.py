@@ -14,6 +14,7 @@ from nnaccel_backend_x86.executable import X86Executable
 from nnaccel_backend_x86.memory import X86Memory
 from nnaccel_backend_x86.onednn import DST, SRC, PrimitiveCall, pack_primitive
 from nnaccel_backend_x86.products import Products, concats
+from nnaccel_backend_x86.scope import Scope
 from nnaccel_backend_x86.winograd import Winograd
 from nnaccel_core.api import Backend, Diagnosis, Machine, Memory
 from nnaccel_core.errors import ToolchainError
@@ -76,12 +77,11 @@ class X86Backend(Backend):
         """
         if not options.libraries:
             return ()
-        found = Proposer(graph, env, self.machine, options.numerics == "strict").propose(only)
-        found += Products(graph, env, self.machine).propose(only)
-        if options.numerics != "strict":
-            found += Winograd(graph, env, self.machine).propose(only)
-        found += concats(graph, env, self.machine, only)
-        return found
+        scope, strict = Scope(graph, env, self.machine), options.numerics == "strict"
+        found = Proposer(scope, strict).propose(only) + Products(scope).propose(only)
+        if not strict:
+            found += Winograd(scope).propose(only)
+        return found + concats(scope, only)
 
     def choices_key(self) -> str:
         stat = os.stat(native.library()._name)

@@ -37,8 +37,8 @@ from nnaccel_backend_x86.onednn import (
     sizes,
     steps,
 )
-from nnaccel_core.api import Machine
-from nnaccel_core.ir import Env, Graph, Node, TensorType, Value, identity
+from nnaccel_backend_x86.scope import Scope
+from nnaccel_core.ir import Node, TensorType, Value, identity
 from nnaccel_core.select.candidate import Candidate, Pack
 
 #: Rows for which the packed format of a fully connected layer is chosen; one row reads weights as fast where they lie.
@@ -81,51 +81,30 @@ class Draft:
 
 
 class Proposer:
-    """Proposes candidates for one graph at one binding of its symbols."""
+    """Proposes oneDNN's candidates."""
 
-    def __init__(self, graph: Graph, env: Env, machine: Machine, strict: bool) -> None:
-        self.graph = graph
-        self.env = env
-        self.statics: dict[Value, TensorType] = {}
-        self.machine = machine
+    def __init__(self, scope: Scope, strict: bool) -> None:
+        self.scope = scope
+        self.machine = scope.machine
+        self.producers = scope.producers
+        self.static = scope.static
         self.strict = strict
-        self.uses = graph.uses()
-        self.results = set(graph.results())
-        self.producers = graph.producers()
-        self.constant = set(graph.params)
-        for node in graph.nodes:
+        self.constant = set(scope.params)
+        for node in scope.graph.nodes:
             if node.inputs and all(v in self.constant for v in node.inputs):
                 self.constant.update(node.outputs)
-
-    def static(self, v: Value) -> TensorType:
-        found = self.statics.get(v)
-        if found is None:
-            found = self.statics[v] = v.type.concrete(self.env)
-        return found
 
     def propose(self, only: Collection[frozenset[Node]] | None = None) -> list[Candidate]:
         """All usable candidates; with ``only``, those for one of these sets of nodes."""
         drafts: list[Draft] = []
-        wanted = None if only is None else frozenset().union(*only)
-        for node in self.graph.nodes:
-            if node.op not in ("conv", "matmul", "reorder") or (wanted is not None and node not in wanted):
-                continue
-            if not all(self._fits(v) for v in (*node.inputs, *node.outputs)):
-                continue
-            if node.op == "conv":
-                drafts += self._conv(node)
-            elif node.op == "matmul":
-                drafts += self._matmul(node)
-            else:
-                drafts += self._reorder(node)
+        make = {"conv": self._conv, "matmul": self._matmul, "reorder": self._reorder}
+        for node in self.scope.nodes(make, only):
+            drafts += make[node.op](node)
         return settle([d for d in drafts if only is None or frozenset(d.nodes) in only])
 
     def _chains(self, node: Node, view: Callable[[TensorType], Md | None]) -> list[Epilogue]:
-        return chains(node, self.uses, self.results, self.env, view, self.strict)
-
-    def _fits(self, v: Value) -> bool:
-        t = self.static(v)
-        return t.dtype == "float32" and all(isinstance(d, int) and d > 0 for d in t.shape)
+        scope = self.scope
+        return chains(node, scope.uses, scope.results, scope.env, view, self.strict)
 
     # --- convolution -------------------------------------------------------------------------------------------
 
@@ -135,7 +114,7 @@ class Proposer:
             return []
         sources: list[tuple[tuple[Node, ...], Value]] = [((), x)]
         copy = self.producers.get(x)
-        if copy is not None and copy.op == "reorder" and len(self.uses[x]) == 1 and x not in self.results:
+        if copy is not None and copy.op == "reorder" and len(self.scope.uses[x]) == 1 and x not in self.scope.results:
             sources.append(((copy,), copy.inputs[0]))  # read the original layout, if oneDNN can
         found = []
         for before, source in sources:

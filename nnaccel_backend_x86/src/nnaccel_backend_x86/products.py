@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from nnaccel_backend_x86 import costs
 from nnaccel_backend_x86.builtin import BoundCall, BuiltinCall, pack_key, row_stride
 from nnaccel_backend_x86.onednn import sizes
+from nnaccel_backend_x86.scope import Scope
 from nnaccel_core.api import Machine
-from nnaccel_core.ir import Env, Graph, Node, TensorType, Value, channels_last, identity
+from nnaccel_core.ir import Node, Value, channels_last, identity
 from nnaccel_core.plan import BufferRef, LibraryStep
 from nnaccel_core.select.candidate import Candidate, Pack
 
@@ -140,7 +141,7 @@ def blocks(machine: Machine, pixels: int, columns: int, channels: int, taps: int
     return rows, 1 if rows >= machine.cores else min(panels, -(-machine.cores // rows))
 
 
-def _bits(x: float) -> int:
+def float_bits(x: float) -> int:
     (found,) = struct.unpack("<i", struct.pack("<f", x))
     return int(found)
 
@@ -182,50 +183,28 @@ class ConcatCall(BuiltinCall):
 
 
 class Products:
-    """Proposes our own products for one graph at one binding of its symbols."""
+    """Proposes our own products."""
 
-    def __init__(self, graph: Graph, env: Env, machine: Machine) -> None:
-        self.graph = graph
-        self.env = env
-        self.machine = machine
-        self.uses = graph.uses()
-        self.results = set(graph.results())
-        self.producers = graph.producers()
-        self.params = set(graph.params)
-        self.statics: dict[Value, TensorType] = {}
-
-    def static(self, v: Value) -> TensorType:
-        found = self.statics.get(v)
-        if found is None:
-            found = self.statics[v] = v.type.concrete(self.env)
-        return found
+    def __init__(self, scope: Scope) -> None:
+        self.scope = scope
+        self.machine = scope.machine
+        self.producers = scope.producers
+        self.params = scope.params
+        self.static = scope.static
 
     def propose(self, only: Collection[frozenset[Node]] | None = None) -> list[Candidate]:
         """All candidates; with ``only``, those for one of these sets of nodes."""
-        found: list[Candidate] = []
-        wanted = None if only is None else frozenset().union(*only)
-        for node in self.graph.nodes:
-            if node.op not in ("conv", "matmul") or (wanted is not None and node not in wanted):
-                continue
-            if not all(self._fits(v) for v in (*node.inputs, *node.outputs)):
-                continue
-            if node.op == "conv":
-                found += self._conv(node)
-            else:
-                found += self._matmul(node)
+        make = {"conv": self._conv, "matmul": self._matmul}
+        found = [c for node in self.scope.nodes(make, only) for c in make[node.op](node)]
         return [c for c in found if only is None or frozenset(c.nodes) in only]
-
-    def _fits(self, v: Value) -> bool:
-        t = self.static(v)
-        return t.dtype == "float32" and all(isinstance(d, int) and d > 0 for d in t.shape)
 
     # --- what surrounds a product ------------------------------------------------------------------------------
 
     def _only_reader(self, v: Value) -> Node | None:
-        readers = self.uses.get(v, [])
-        return readers[0] if len(readers) == 1 and v not in self.results else None
+        readers = self.scope.uses.get(v, [])
+        return readers[0] if len(readers) == 1 and v not in self.scope.results else None
 
-    def _finishes(self, node: Node) -> list[Finish]:
+    def finishes(self, node: Node) -> list[Finish]:
         """All that can follow, from nothing to the most."""
         found = [Finish((), node.output)]
         reader = self._only_reader(node.output)
@@ -311,7 +290,7 @@ class Products:
         padded = any(p for pair in a["padding"] for p in pair)
         prologues = self._prologues(node.inputs[0]) if window == (1, 1) and not padded else [Prologue((), node.inputs[0])]
         bias = node.inputs[2] if len(node.inputs) == 3 else None
-        return [self._candidate(node, p, f, dims, bias, key) for p in prologues for f in self._finishes(node)]
+        return [self._candidate(node, p, f, dims, bias, key) for p in prologues for f in self.finishes(node)]
 
     def _matmul(self, node: Node) -> list[Candidate]:
         a, b, out = self.static(node.inputs[0]), self.static(node.inputs[1]), self.static(node.output)
@@ -325,7 +304,7 @@ class Products:
             return []
         transposed = bool(node.attrs.get("transpose_b", False))
         found = []
-        for f in self._finishes(node):
+        for f in self.finishes(node):
             if m <= MOST_ROWS and transposed:
                 found.append(self._few_rows(node, f, bias, m, n, k))
             if m > 1:
@@ -352,8 +331,8 @@ class Products:
             has_bias=int(bias is not None),
             has_residual=int(f.residual is not None),
             activation=number,
-            alpha=_bits(alpha),
-            beta=_bits(beta),
+            alpha=float_bits(alpha),
+            beta=float_bits(beta),
         )
         rows = {0: IN_STRIDE, len(inputs): OUT_STRIDE}
         if f.residual is not None:
@@ -392,7 +371,7 @@ class Products:
         number, alpha, beta = f.activation
         inputs = [node.inputs[0], node.inputs[1], *(v for v in (bias, f.residual) if v is not None)]
         chunk = k if m <= WHOLE_ROWS else min(k, max(PANEL, self.machine.l1 // 2 // (4 * min(m, DOTS_ROWS)) // PANEL * PANEL))
-        given = (int(bias is not None), int(f.residual is not None), number, _bits(alpha), _bits(beta))
+        given = (int(bias is not None), int(f.residual is not None), number, float_bits(alpha), float_bits(beta))
         sums = -(-m // DOTS_ROWS) * DOTS_ROWS * DOTS_GROUP * self.machine.simd_bytes
         nodes = (node, *f.nodes)
         return Candidate(
@@ -409,17 +388,17 @@ class Products:
         )
 
 
-def concats(graph: Graph, env: Env, machine: Machine, only: Collection[frozenset[Node]] | None = None) -> list[Candidate]:
+def concats(scope: Scope, only: Collection[frozenset[Node]] | None = None) -> list[Candidate]:
     """A copy of each concat's parts into its output, without those that their producers write there.
 
     ``only``: sets of nodes that are wanted, instead of all.
     """
-    computed = set(graph.producers())
     found = []
-    for node in graph.nodes:
+    machine = scope.machine
+    for node in scope.graph.nodes:
         if node.op != "concat" or (only is not None and frozenset((node,)) not in only):
             continue
-        types = [v.type.concrete(env) for v in (*node.inputs, node.output)]
+        types = [scope.static(v) for v in (*node.inputs, node.output)]
         layout = types[-1].layout
         if any(t.dtype != "float32" or t.layout != layout or 0 in t.shape for t in types):
             continue
@@ -430,7 +409,7 @@ def concats(graph: Graph, env: Env, machine: Machine, only: Collection[frozenset
                 nodes=(node,),
                 inputs=node.inputs,
                 outputs=node.outputs,
-                seconds=costs.IN_PLACE + sum(s for v, s in zip(node.inputs, copies, strict=True) if v not in computed),
+                seconds=costs.IN_PLACE + sum(s for v, s in zip(node.inputs, copies, strict=True) if v not in scope.producers),
                 reason="own concat: copies what is not written in place",
                 impl=ConcatCall("concat", (), 4 * machine.cores, axis=node.attrs["axis"]),
                 proposer="x86",

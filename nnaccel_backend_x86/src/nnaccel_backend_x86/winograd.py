@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from nnaccel_backend_x86 import costs
 from nnaccel_backend_x86.builtin import BuiltinCall, pack_key
 from nnaccel_backend_x86.onednn import sizes
-from nnaccel_backend_x86.products import PANEL, Finish, Products, _bits
+from nnaccel_backend_x86.products import PANEL, Finish, Products, float_bits
 from nnaccel_core.api import Machine
 from nnaccel_core.ir import Node, Value, channels_last, identity
 from nnaccel_core.select.candidate import Candidate, Pack
@@ -137,22 +137,20 @@ def best(s: Shape, machine: Machine, residual: bool) -> tuple[float, Blocks]:
 
 
 class Winograd(Products):
-    """Proposes Winograd convolutions for one graph at one binding of its symbols. Not for ``numerics="strict"``."""
+    """Proposes Winograd convolutions. Not for ``numerics="strict"``."""
 
     def propose(self, only: Collection[frozenset[Node]] | None = None) -> list[Candidate]:
         """All candidates; with ``only``, those for one of these sets of nodes."""
         found: list[Candidate] = []
-        for node in self.graph.nodes:
-            shape = self._shape(node) if node.op == "conv" else None
+        for node in self.scope.nodes(("conv",), only):
+            shape = self._shape(node)
             if shape is not None:
-                finishes = (f for f in self._finishes(node) if only is None or frozenset((node, *f.nodes)) in only)
+                finishes = (f for f in self.finishes(node) if only is None or frozenset((node, *f.nodes)) in only)
                 found += [self._winograd(node, shape, f) for f in finishes]
         return found
 
     def _shape(self, node: Node) -> Shape | None:
         """The convolution, when Winograd's algorithm applies to it."""
-        if not all(self._fits(v) for v in (*node.inputs, node.output)):
-            return None
         x, w, out = (self.static(v) for v in (*node.inputs[:2], node.output))
         a = node.attrs
         if sizes(w)[2:] != (3, 3) or a["groups"] != 1 or tuple(a["stride"]) != (1, 1) or tuple(a["dilation"]) != (1, 1):
@@ -171,7 +169,7 @@ class Winograd(Products):
         dims = WinogradDims(
             b.m, s.images, s.height, s.width, s.channels, s.out_height, s.out_width, s.out_channels, s.pad_y, s.pad_x,
             b.tiles, b.inner, b.outer, s.channels, s.out_channels, s.out_channels,
-            int(bias is not None), int(f.residual is not None), number, _bits(alpha), _bits(beta),
+            int(bias is not None), int(f.residual is not None), number, float_bits(alpha), float_bits(beta),
         )  # fmt: skip
         w = node.inputs[1]
         inputs = (node.inputs[0], w, *(v for v in (bias, f.residual) if v is not None))

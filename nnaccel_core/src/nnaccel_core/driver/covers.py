@@ -44,6 +44,10 @@ class Covers:
         self._settings = backend.choices_key()
         self._known: dict[Options, Cover] = {}
 
+    @functools.cached_property
+    def _digest(self) -> str:
+        return digest(self._graph)
+
     def get(self, options: Options, env: Env) -> Cover | None:
         """What an earlier size of this process chose, or an earlier process at these sizes; None when nothing is known."""
         found = self._known.get(options)
@@ -68,7 +72,7 @@ class Covers:
         packages = (__name__.partition(".")[0], type(backend).__module__.partition(".")[0])
         code = [fingerprint(p) for p in dict.fromkeys(packages)]
         about = (backend.name, self._settings, repr(backend.machine), repr(options), repr(sorted(env.items())))
-        return make_key("cover", *code, *about, digest(self._graph))
+        return make_key("cover", *code, *about, self._digest)
 
     def _read(self, key: str) -> Cover | None:
         path = self._cache.get("covers", key)

@@ -16,20 +16,17 @@ from nnaccel_core.dfp.nests import nest_loads, subexpressions
 from nnaccel_core.dfp.regions import Tiling, physical_axes
 from nnaccel_core.dfp.scalars import Names
 from nnaccel_core.dfp.simt_stencil import StencilEmitter, conditional_loads, flat
-from nnaccel_core.dfp.spmd import _bounds, _tile_buffer, kernel_dims
+from nnaccel_core.dfp.spmd import kernel_dims, map_nests
 from nnaccel_core.dfp.storage import Staged
-from nnaccel_core.ir import Dim, TensorType, Value, ceil_div, dim_max, dim_min, free_symbols, sym
+from nnaccel_core.ir import Dim, TensorType, Value, dim_max, dim_min, free_symbols, sym
 from nnaccel_core.ir.types import ITEMSIZE
 from nnaccel_core.loopir.grammar import (
-    Alloc,
     Barrier,
     Binary,
-    Buffer,
     Const,
     If,
     Index,
     Kernel,
-    Let,
     Loop,
     Nest,
     Scalar,
@@ -97,37 +94,20 @@ def map_simt(name: str, staged: Staged, tiling: Tiling, shape: Shape = Shape()) 
     Args:
         shape: what a thread computes at a time; with ``vector`` > 1 the dims of `wide_symbols` must be its multiples.
     """
-    buffers: dict[Value, Place] = {}
-    arguments: list[Buffer] = []
-    for v in (*staged.inputs, *staged.outputs):
-        buffer = Buffer(f"b{len(arguments)}", v.shape, v.dtype, "global", v.type.strides())
-        arguments.append(buffer)
-        buffers[v] = Place(buffer, (0,) * v.type.rank)
-
-    body: list[Stmt] = []
-    for k, extent in enumerate(tiling.extents):
-        body.append(Let(f"o{k}", sym(f"p{k}") * sym(f"t{k}")))
-        body.append(Let(f"e{k}", dim_min(sym(f"o{k}") + sym(f"t{k}"), extent)))
-    names = Names()
     multiples = tuple((d, shape.vector) for d in wide_symbols(staged, tiling)) if shape.vector > 1 else ()
     written: set[Value] = set()
-    for k, nest in enumerate(staged.nests):
-        region = tiling.regions[nest.out]
-        lo, hi = _bounds(k, nest.out, region, body)
-        if nest.out not in buffers:
-            buffer = _tile_buffer(f"s{k}", nest.out, region)
-            body.append(Alloc(buffer))
-            origin = tuple(0 if s is None else begin for s, begin in zip(region, lo, strict=True))
-            buffers[nest.out] = Place(buffer, origin, nest.out.type.layout)
+
+    def emit_nest(
+        nest: Nest, buffers: Mapping[Value, Place], lo: tuple[Dim, ...], hi: tuple[Dim, ...], names: Names
+    ) -> list[Stmt]:
+        body: list[Stmt] = []
         if any(ld.buffer in written for ld in nest_loads(nest)):
             body.append(Barrier())
             written.clear()
-        body += emit(nest, buffers, lo, hi, names, shape, dict(multiples))
         written.add(nest.out)
+        return body + emit(nest, buffers, lo, hi, names, shape, dict(multiples))
 
-    tasks = tuple((f"p{k}", ceil_div(extent, sym(f"t{k}"))) for k, extent in enumerate(tiling.extents))
-    dims = kernel_dims(staged, tiling)
-    return unroll(Kernel(name, tuple(arguments), dims, tasks, tuple(body), len(staged.outputs), multiples))
+    return unroll(replace(map_nests(name, staged, tiling, emit_nest), multiples=multiples))
 
 
 class Simt:

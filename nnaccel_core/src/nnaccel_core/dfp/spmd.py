@@ -6,7 +6,7 @@ axis next to it, a block of outputs is computed at once, so that weights and ove
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from nnaccel_core.dfp.emit import NestEmitter, Place
 from nnaccel_core.dfp.nests import subexpressions
@@ -46,12 +46,12 @@ def _bounds(k: int, value: Value, region: Region, lets: list[Stmt]) -> tuple[tup
     return tuple(lo), tuple(hi)
 
 
-def map_spmd(name: str, staged: Staged, tiling: Tiling, block: int = 7) -> Kernel:
-    """The kernel of a staged group.
+#: Statements of one nest over ``[lo, hi)`` of each axis of its output, given where the values lie.
+EmitNest = Callable[[Nest, Mapping[Value, Place], tuple[Dim, ...], tuple[Dim, ...], Names], list[Stmt]]
 
-    Args:
-        block: outputs computed at once along the axis next to the contiguous one.
-    """
+
+def map_nests(name: str, staged: Staged, tiling: Tiling, emit: EmitNest) -> Kernel:
+    """The kernel of a staged group: a task runs ``emit``'s statements of each nest over the region that its tile needs."""
     buffers: dict[Value, Place] = {}
     arguments: list[Buffer] = []
     for v in (*staged.inputs, *staged.outputs):
@@ -72,10 +72,24 @@ def map_spmd(name: str, staged: Staged, tiling: Tiling, block: int = 7) -> Kerne
             body.append(Alloc(buffer))
             origin = tuple(0 if s is None else begin for s, begin in zip(region, lo, strict=True))
             buffers[nest.out] = Place(buffer, origin, nest.out.type.layout)
-        body += NestEmitter(nest, buffers, lo, hi, names, block).emit()
+        body += emit(nest, buffers, lo, hi, names)
 
     tasks = tuple((f"p{k}", ceil_div(extent, sym(f"t{k}"))) for k, extent in enumerate(tiling.extents))
     return Kernel(name, tuple(arguments), kernel_dims(staged, tiling), tasks, tuple(body), len(staged.outputs))
+
+
+def map_spmd(name: str, staged: Staged, tiling: Tiling, block: int = 7) -> Kernel:
+    """The kernel of a staged group.
+
+    Args:
+        block: outputs computed at once along the axis next to the contiguous one.
+    """
+    def emit(
+        nest: Nest, buffers: Mapping[Value, Place], lo: tuple[Dim, ...], hi: tuple[Dim, ...], names: Names
+    ) -> list[Stmt]:
+        return NestEmitter(nest, buffers, lo, hi, names, block).emit()
+
+    return map_nests(name, staged, tiling, emit)
 
 
 def kernel_dims(staged: Staged, tiling: Tiling) -> tuple[str, ...]:

@@ -225,7 +225,7 @@ def test_a_large_batch_runs_in_slices_and_plans_are_shared():
         want = run_graph(graph, inputs, params)[0]
         np.testing.assert_allclose(sliced(inputs)[0], want, rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(whole(inputs)[0], want, rtol=1e-4, atol=1e-5)
-    assert {dict(env)["n"] for _, env in segment._wholes} == {1, 2}  # 5 is 2, 2, 1; 3 is 2, 1; 4 is 2, 2
+    assert {dict(env)["n"] for _, _, env in segment._wholes} == {1, 2}  # 5 is 2, 2, 1; 3 is 2, 1; 4 is 2, 2
     (large,) = whole.segments.values()
     small, big = (max(b.placed.plan.arena for b in s._built.values()) for s in (segment, large))
     assert small < big

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from core.graphs import CONV, Builder, conv_bn_relu_net
 from nnaccel_core.api import Machine
-from nnaccel_core.driver.slicing import SliceCost, batch_symbol, largest_slice, slice_cost, slices
-from nnaccel_core.ir import Update, sym
+from nnaccel_core.driver.slicing import batch_symbol, cached_slice, choose, layers, slices
+from nnaccel_core.driver.stages import connect, crossing, parts_of
+from nnaccel_core.ir import Graph, Update, sym
 from nnaccel_core.passes.pipeline import GRAPH_PASSES, run_passes
+from nnaccel_core.testing.interpreter import InterpreterBackend
 
 MACHINE = Machine("x86", "test", "avx2", 2, 32, 32 << 10, 512 << 10, 32 << 20, 200e9, 25e9)
 
@@ -87,13 +91,80 @@ def test_slices_add_up(total, largest):
 
 
 def test_heavy_weights_ask_for_larger_slices():
-    light = largest_slice(SliceCost(14_000_000, 0.6e9), MACHINE)
-    vgg = largest_slice(SliceCost(553_000_000, 31e9), MACHINE)
-    resnet = largest_slice(SliceCost(102_000_000, 8.2e9), MACHINE)
-    assert light >= 1
-    assert resnet <= vgg
-    assert largest_slice(SliceCost(10**12, 1.0), MACHINE) == 64
-    assert largest_slice(SliceCost(0, 1e9), MACHINE) == 1
-    cost = slice_cost(run_passes(conv_bn_relu_net(sym("n")), GRAPH_PASSES), "n")
-    assert cost.weight_bytes > 0
-    assert cost.flops > 2 * 8 * 27 * 81
+    assert cached_slice(14_000_000, 0.6e9, MACHINE) >= 1
+    assert cached_slice(102_000_000, 8.2e9, MACHINE) <= cached_slice(553_000_000, 31e9, MACHINE)
+    assert cached_slice(10**12, 1.0, MACHINE) == 64
+    assert cached_slice(0, 1e9, MACHINE) == 1
+
+
+def test_the_backend_chooses_or_leaves_it_to_the_core():
+    class Chooses(InterpreterBackend):
+        def largest_slice(self, layers: Any) -> int:
+            return len(layers())
+
+        def stages(self, layers: Any) -> Any:
+            return ((0, 2), (2, 16))
+
+    graph = residuals()
+    found = layers(graph, "n")
+    assert choose(graph, "n", Chooses(MACHINE, "cpu")) == (len(found), ((0, 2), (found[2].node, 16)))
+    weights, flops = sum(a.weights for a in found), sum(a.flops for a in found)
+    assert choose(graph, "n", InterpreterBackend(MACHINE, "cpu")) == (cached_slice(weights, flops, MACHINE), ())
+
+
+def test_layers_of_a_network():
+    first, second, *_, product = layers(residuals(), "n")
+    assert (first.flops, first.weights, first.outputs) == (2 * 4 * 27 * 64, 4 * 4 * 27, 4 * 64)
+    assert first.nbytes == 4 * (3 + 4) * 64 and second.nbytes == 4 * (4 + 4) * 64
+    assert (product.weights, product.outputs) == (4 * 256 * 5, 5)
+
+
+def residuals() -> Graph:
+    """Convolutions with a residual around the second, and a product of what is left at the end."""
+    b = Builder()
+    x = b.input(sym("n"), 3, 8, 8)
+    y = b("relu", b("conv", x, b.param(4, 3, 3, 3), **CONV))
+    z = b("relu", b("add", b("conv", y, b.param(4, 4, 3, 3), **CONV), y))
+    z = b("conv", z, b.param(4, 4, 3, 3), **CONV)
+    return b.done(b("matmul", b("reshape", z, shape=(sym("n"), 256)), b.param(256, 5)))
+
+
+def test_where_stages_may_begin_and_what_crosses():
+    graph = residuals()
+    found = {graph.nodes[a.node].op + str(a.node): a for a in layers(graph, "n")}
+    image = 4 * 4 * 64
+    assert [a.enters for a in found.values()] == [None, image, image, None], "nothing before the first; the last reads a view"
+    assert [a.held for a in found.values()] == [image, 2 * image, 2 * image, image + 4 * 5]
+    for a in found.values():
+        assert (crossing(graph, a.node) is None) == (a.enters is None), "both say where it can be cut"
+    two = next(a.node for a in found.values() if a.node and graph.nodes[a.node].op == "conv")
+    parts = parts_of(graph, [0, two])
+    assert [len(p.nodes) for p in parts] == [two, len(graph.nodes) - two]
+    assert parts[0].outputs == parts[1].inputs == crossing(graph, two)
+    assert parts[1].outputs == graph.outputs
+    assert sorted(p.name for g in parts for p in g.params) == sorted(p.name for p in graph.params)
+    inside = next(i for i, n in enumerate(graph.nodes) if n.op == "add")
+    assert len(crossing(graph, inside) or ()) == 2, "the residual too"
+
+
+def test_no_stage_ends_behind_a_result():
+    b = Builder()
+    x = b.input(sym("n"), 4)
+    y = b("relu", x)
+    z = b("softmax", y, axis=1)
+    graph = b.done(y, b("exp", z))
+    assert crossing(graph, 1) is None
+
+
+def test_three_stages_of_which_the_last_reads_from_both():
+    b = Builder()
+    x = b.input(sym("n"), 4)
+    y = b("softmax", x, axis=1)
+    z = b("softmax", y, axis=1)
+    graph = b.done(b("add", b("softmax", z, axis=1), y))
+    parts = parts_of(graph, [0, 1, 2])
+    connected, held = connect(parts, [None] * 3, graph, [1, 0, 2])  # type: ignore[list-item]
+    assert held == [y, z]
+    assert [p.inputs for p in connected] == [(("input", 0),), (("held", 0),), (("held", 1), ("held", 0))]
+    assert [p.outputs for p in connected] == [(("held", 0),), (("held", 1),), (("output", 0),)]
+    assert [(p.begin, p.end) for p in connected] == [(0, 1), (1, 1), (1, 3)]

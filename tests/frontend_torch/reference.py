@@ -9,8 +9,9 @@ import numpy as np
 import torch
 
 from nnaccel_core.api import Captured, Signature
+from nnaccel_core.autodiff import derive
 from nnaccel_core.interp import run_graph
-from nnaccel_core.ir import Foreign, Segment
+from nnaccel_core.ir import Foreign, Graph, Segment
 from nnaccel_core.ir.types import common_env
 from nnaccel_core.options import Options
 from nnaccel_frontend_torch.bridge import TorchCpuBridge
@@ -26,7 +27,7 @@ class InterpretedProgram:
         self.kept: dict[str, np.ndarray[Any, Any]] = {}
         self.to_verify = 0
 
-    def __call__(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    def __call__(self, tensors: Sequence[torch.Tensor], tape: Any = None) -> list[torch.Tensor]:
         program = self.captured.program
         values = dict(zip(program.inputs, tensors, strict=True))
         for part in program.parts:
@@ -34,11 +35,15 @@ class InterpretedProgram:
                 values.update(zip(part.outputs, part.call(*(values[n] for n in part.inputs)), strict=True))
             else:
                 assert isinstance(part, Segment)
-                values.update(zip(part.outputs, self._segment(part, [values[n] for n in part.inputs]), strict=True))
+                values.update(zip(part.outputs, self._segment(part, [values[n] for n in part.inputs], tape), strict=True))
         return [values[n] for n in program.outputs]
 
-    def _segment(self, part: Segment, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    def _segment(self, part: Segment, tensors: Sequence[torch.Tensor], tape: Any) -> list[torch.Tensor]:
         graph = part.graph
+        if tape is not None:
+            trained = InterpretedTraining(part, tensors, self.captured)
+            if trained.wrt:
+                return tape(trained, tensors, [self.captured.tracked[name]() for name in trained.parameters])
         env: dict[str, int] = {}
         for value, t in zip(graph.inputs, tensors, strict=True):
             assert common_env(value.shape, t.shape, env), (value, t.shape)
@@ -59,6 +64,40 @@ class InterpretedProgram:
 
     def refresh(self) -> None:
         self.kept = {}
+
+
+class InterpretedTraining:
+    """Stands where `nnaccel_core.driver.training.TrainedSegment` stands: both passes on the numpy references."""
+
+    def __init__(self, part: Segment, tensors: Sequence[torch.Tensor], captured: Captured) -> None:
+        graph = part.graph
+        self.parameters = tuple(v.name for v in graph.params if v.name in captured.tracked)
+        tracked = {v: captured.tracked[v.name]() for v in graph.params if v.name in captured.tracked}
+        given = {**dict(zip(graph.inputs, tensors, strict=True)), **tracked}
+        self.wrt = [v for v, t in given.items() if t.requires_grad and v.type.is_float]
+        if not self.wrt:
+            return
+        detached = [k for k, name in enumerate(part.outputs) if name in captured.detached]
+        self._derivative = d = derive(graph, self.wrt, detached)
+        place = {self.wrt[k]: i for i, k in enumerate(d.wanted)}
+        self.outputs, self.sources, self.seeded, self.depends = len(graph.outputs), d.sources, d.seeded, d.depends
+        self.gradient_of = tuple(place.get(v) for v in given)
+        others = {v.name: captured.parameters[v.name]() for v in graph.params if v not in tracked}
+        self._others = {name: t.numpy() for name, t in others.items()}
+
+    def _run(self, graph: Graph, tensors: Sequence[torch.Tensor], tracked: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        params = {**self._others, **{name: t.numpy() for name, t in zip(self.parameters, tracked, strict=True)}}
+        return [torch.from_numpy(np.array(a)) for a in run_graph(graph, [t.detach().numpy() for t in tensors], params)]
+
+    def forward(self, inputs: Any, tracked: Any) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        results = self._run(self._derivative.forward, inputs, tracked)
+        return results[: self.outputs], results[self.outputs :]
+
+    def backward(self, given: Any, tracked: Any) -> list[torch.Tensor]:
+        return self._run(self._derivative.backward, given, tracked)
+
+    def layouts(self) -> list[None]:
+        return [None] * len(self.sources)
 
 
 class InterpretedSession:

@@ -85,9 +85,9 @@ REFUSED: list[tuple[str, Callable[..., Any], dict[str, Any]]] = [
     ("not known before it runs", lambda s, x: torch.masked_select(x, x > 0), {}),
     ("through a view made by expand", lambda s, x: (x + 1).expand(2, 3).mul_(2), {}),
     (
-        "training mode",
-        lambda s, x: F.batch_norm(x[None], s.mean, s.var, training=True),
-        {"mean": torch.zeros(3), "var": torch.ones(3)},
+        "torch refuses mixed dtypes too",
+        lambda s, x: F.batch_norm(x[None], s.mean, s.mean, training=True),
+        {"mean": torch.zeros(3).double()},
     ),
 ]
 
@@ -153,11 +153,10 @@ def test_training_submodule_in_a_network_in_eval() -> None:
         other.training = False
         close(fast(x), other(x))
         assert torch.equal(net[1].running_mean, other[1].running_mean)
-    report = fast.nnaccel_report()
-    assert any("running statistics" in r for r in report["own_calls"]), report
+    assert not fast.nnaccel_report()["own_calls"]
 
 
-def test_active_dropout_stays_in_torch_and_draws_the_same_numbers() -> None:
+def test_active_dropout_draws_the_same_numbers() -> None:
     net = nn.Sequential(nn.Linear(8, 8), nn.Dropout(0.5), nn.Linear(8, 8)).eval()
     net[1].train()
     fast = interpreted(net)
@@ -168,8 +167,7 @@ def test_active_dropout_stays_in_torch_and_draws_the_same_numbers() -> None:
         torch.manual_seed(1)
         close(a, net(x))
     (program,) = fast._nnaccel.session.made.values()
-    assert len(program.captured.program.parts) == 3
-    assert "dropout" in fast.nnaccel_report()["programs"][0]
+    assert len(program.captured.program.parts) == 1
 
 
 def test_what_the_importer_can_not_map_runs_between_segments() -> None:
@@ -207,12 +205,12 @@ def test_own_forward_runs_are_counted_with_their_reason() -> None:
         assert len(changed) <= 1
         return changed[0] if changed else ""
 
-    assert why(lambda: fast(x)) == "gradients are needed"
+    assert why(lambda: fast(x)) == ""
     assert fast(x).requires_grad
     with torch.no_grad():
         assert why(lambda: fast(x)) == ""
         fast.train()
-        assert why(lambda: fast(x)) == "the network is in train mode"
+        assert why(lambda: fast(x)) == ""
         fast.eval()
         with torch.autocast("cpu", dtype=torch.bfloat16):
             assert why(lambda: fast(x)) == "autocast is on"
@@ -245,7 +243,7 @@ def test_own_forward_runs_are_counted_with_their_reason() -> None:
             assert "forward-mode" in why(lambda: fast(x))
     net.requires_grad_(False)
     assert why(lambda: fast(x)) == ""
-    assert why(lambda: fast(x.requires_grad_())) == "gradients are needed"
+    assert why(lambda: fast(x.requires_grad_())) == ""
 
 
 def test_symbolic_tracing_and_compile_of_the_optimized_network() -> None:

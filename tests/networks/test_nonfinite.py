@@ -157,7 +157,8 @@ def test_the_check_is_what_makes_it_right(monkeypatch: pytest.MonkeyPatch) -> No
     from nnaccel_backend_x86.executable import X86Executable
 
     monkeypatch.setattr(X86Executable, "exact", lambda *args: True)
-    net = network("conv-relu")
+    # In groups, which our own kernels, that keep NaN, do not take.
+    net = nn.Sequential(nn.Conv2d(WIDE, WIDE, 3, padding=1, groups=4), nn.ReLU()).eval()
     x = images(1)
     x[0, 3, 5, 6] = NAN
     with torch.no_grad():

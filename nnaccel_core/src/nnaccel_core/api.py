@@ -51,6 +51,26 @@ class Machine:
 
 
 @dataclass(frozen=True)
+class Layer:
+    """What a layer asks of a device, for `Backend.largest_slice` and `Backend.stages`. All but ``weights`` is for one sample.
+
+    Attributes:
+        node: its number in the graph; flops: operations; nbytes: of activations, read and written; outputs: elements written.
+        weights: bytes of parameters, read once however many samples there are.
+        held: bytes of activations, of this layer and of others, that exist while it runs.
+        enters: bytes of activations that it and later layers need of earlier ones; None where no stage can begin with it.
+    """
+
+    node: int
+    flops: float
+    nbytes: int
+    outputs: int
+    weights: int
+    held: int
+    enters: int | None
+
+
+@dataclass(frozen=True)
 class Signature:
     """What a compiled program is specific to.
 
@@ -74,11 +94,15 @@ class Captured:
         program: segments over named values; ``program.inputs`` are the tensor arguments in order.
         parameters: every graph parameter's name to a function that returns the live framework tensor.
         reason: how it was captured and what was refused on the way, for explain().
+        tracked: those parameters that the framework can take gradients of, to functions that return the tensor on its tape.
+        detached: names of program outputs that nobody takes gradients of (values that only update a buffer).
     """
 
     program: Program
     parameters: Mapping[str, Callable[[], Any]]
     reason: str = ""
+    tracked: Mapping[str, Callable[[], Any]] = field(default_factory=dict)
+    detached: Collection[str] = ()
 
 
 class Bridge(abc.ABC):
@@ -128,6 +152,10 @@ class Bridge(abc.ABC):
         Asked when a program is compiled; a frontend keeps programs of different answers apart.
         """
         return ()
+
+    def tracks(self, tensor: Any) -> bool:
+        """Whether the framework takes gradients of ``tensor`` now."""
+        return False
 
     def touched(self, tensor: Any) -> None:  # noqa: B027 - optional
         """Tell the framework that we wrote ``tensor``."""
@@ -195,6 +223,8 @@ class Backend(abc.ABC):
     name: ClassVar[str]
     #: device strings it answers to, without index: ``("cpu",)``
     devices: ClassVar[tuple[str, ...]]
+    #: parameters are used where the framework has them at addresses that are multiples of this; others are copied
+    alignment: ClassVar[int] = 1
 
     @classmethod
     @abc.abstractmethod
@@ -236,6 +266,21 @@ class Backend(abc.ABC):
         default) has every process choose for itself.
         """
         return ""
+
+    def largest_slice(self, layers: Callable[[], Sequence[Layer]]) -> int | None:
+        """How many samples of a batch run at a time at most, in a network of ``layers()``; larger batches run in slices.
+
+        Fewer take less memory; but each slice reads all weights again, and has to keep the device busy. None (the default) leaves
+        it to the core, whose rule is for processors with large caches (`driver.slicing`).
+        """
+        return None
+
+    def stages(self, layers: Callable[[], Sequence[Layer]]) -> Sequence[tuple[int, int]]:
+        """Parts of the network that run one after the other, each with slices of its own size: (its first layer's number in
+        ``layers()``, most samples at a time). The first begins with layer 0, others with layers whose ``enters`` is a number. ()
+        has all layers run in slices of one size, `largest_slice`; so do batches that no stage would slice.
+        """
+        return ()
 
     def pack_candidate(self, node: Node) -> Candidate:
         """How to run op ``pack`` for a `Pack` that this backend asked for.

@@ -18,8 +18,11 @@ class Options:
             parameters; ``"strict"`` also NaN that arises inside the network where finite values overflow (`Executable.exact`).
         autotune: choose between candidates by measurement.
         verify: compare the first `VERIFIED_CALLS` calls of each program with the framework's own result.
-        slicing: run large batches some samples at a time, where samples do not meet; less memory, fewer plans.
+        slicing: run large batches some samples at a time, where samples do not meet; less memory, fewer plans. A number: at most
+            that many; True leaves it to the device, False runs batches whole.
         libraries: False forbids vendor libraries, so that every op runs on generated kernels.
+        remat: what training computes again instead of keeping it between forward and backward: ``"auto"`` what costs no extra
+            pass over memory, ``"memory"`` also results of element-wise layers, for less memory and more time.
         tf32: operators (``"conv"``, ``"matmul"``) that may round float32 operands to TF32; set from `Bridge.precision`.
     """
 
@@ -28,9 +31,14 @@ class Options:
     autotune: bool = False
     verify: bool = False
     libraries: bool = True
-    slicing: bool = True
+    slicing: bool | int = True
+    remat: str = "auto"
     tf32: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.numerics not in ("fast", "strict"):
             raise ValueError(f"numerics must be 'fast' or 'strict', not {self.numerics!r}")
+        if self.remat not in ("auto", "memory"):
+            raise ValueError(f"remat must be 'auto' or 'memory', not {self.remat!r}")
+        if self.slicing < 0:
+            raise ValueError(f"slicing must be True, False or a number of samples, not {self.slicing!r}")

@@ -136,6 +136,11 @@ def transpose_step(perm: tuple[int, ...]) -> Step:
     return Step("transpose", {"perm": perm}, lambda t, env: t.permute(perm), write)
 
 
+def detach_step() -> Step:
+    """The same tensor off the tape."""
+    return Step("stop_gradient", {}, lambda t, env: t.detach(), lambda b, viewed, new: new)
+
+
 def slice_step(starts: tuple[int, ...], ends: tuple[Dim, ...], steps: tuple[int, ...]) -> Step:
     """A strided part of every axis."""
     attrs = {"starts": starts, "ends": ends, "steps": steps}

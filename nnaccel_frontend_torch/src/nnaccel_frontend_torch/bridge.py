@@ -73,6 +73,10 @@ class TorchCpuBridge(Bridge):
         """torch's own number of intra-op threads, now."""
         return self._torch.get_num_threads()
 
+    def tracks(self, tensor: Any) -> bool:
+        """Whether autograd takes gradients of ``tensor``."""
+        return tensor.requires_grad  # type: ignore[no-any-return]
+
     def touched(self, tensor: Any) -> None:
         """Raise the tensor's version counter, as torch's own in-place operations do."""
         if not tensor.is_inference():

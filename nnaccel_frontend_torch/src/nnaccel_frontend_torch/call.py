@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import threading
 import weakref
@@ -22,10 +23,12 @@ from nnaccel_frontend_torch.dtypes import TO_IR, dense_layout
 from nnaccel_frontend_torch.guards import STATE_CHANGED, Guard
 from nnaccel_frontend_torch.place import at, device_of
 from nnaccel_frontend_torch.refusal import Refusal
+from nnaccel_frontend_torch.training import on_tape
 from nnaccel_frontend_torch.verified import verified
 
 if TYPE_CHECKING:
     from nnaccel_core.driver.session import Compiled, Session
+    from nnaccel_core.driver.training import Record as Tape
 
 _KEYABLE = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size, torch.memory_format)
 #: After so many changes of module state the network is one that changes itself, and goes to Dynamo.
@@ -71,7 +74,7 @@ class Entry:
         self.record = record
         self.compiled = compiled
         self.extra = [get for _, get in record.extra_inputs]
-        self.single = record.outputs.single and not self.extra
+        self.single = record.outputs.single and not self.extra and not record.noise
 
 
 class State:
@@ -79,9 +82,10 @@ class State:
 
     Args:
         user: the user's network; ``session``: where programs are compiled.
+        training: the mode of the network that this is the state of; `now` gives that of the mode it is in.
     """
 
-    def __init__(self, user: nn.Module, session: Session) -> None:
+    def __init__(self, user: nn.Module, session: Session, training: bool = False) -> None:
         self.user = user
         self.session = session
         #: where the network and its arguments are
@@ -106,7 +110,23 @@ class State:
         self._params: list[torch.Tensor] = []
         self._mutable: set[int] = set()
         self._dynamo: Callable[..., Any] | None = None
+        #: why gradients are torch's own, once a layer turned out to have none of ours
+        self._untrainable = ""
+        self._training = training
+        self._twin: State | None = None
         _states.add(self)
+
+    def now(self) -> State:
+        """The state of the mode that the network is in: evaluation and training keep programs of their own."""
+        if bool(self.user.training) is self._training:
+            return self
+        if self._twin is None:
+            with self._lock:
+                if self._twin is None:
+                    session = type(self.session)(self.session.backend, self.session.bridge, self.session.options)
+                    twin = State(self.user, session, not self._training)
+                    twin._twin, self._twin = self, twin
+        return self._twin
 
     # --- the call -----------------------------------------------------------------------------------------------
 
@@ -115,6 +135,8 @@ class State:
         if self._index is not None and torch.cuda.current_device() != self._index:
             with torch.cuda.device(self._index):
                 return self.run(args, kwargs)
+        if self.user.training is not self._training and bool(self.user.training) is not self._training:
+            return self.now().run(args, kwargs)
         reason = self._environment()
         if reason is not None:
             return self._own(reason, args, kwargs)
@@ -134,8 +156,6 @@ class State:
 
     def _environment(self) -> str | None:
         """Why nothing compiled may run now, whatever the arguments."""
-        if self.user.training:
-            return "the network is in train mode"
         if self.refused is not None:
             return self.refused
         if _autocast():
@@ -170,15 +190,16 @@ class State:
                 return self._own(f"an argument has dtype {t.dtype}", args, kwargs)
             if not t.numel():
                 return self._own("an argument has no elements", args, kwargs)
-        if _grad_enabled() and self._needs_grad(call.tensors):
-            return self._own("gradients are needed", args, kwargs)
+        grad = _grad_enabled() and self._needs_grad(call.tensors)
+        if grad and self._untrainable:
+            return self._own(self._untrainable, args, kwargs)
         with self._lock:
             self._settle()
             if self._dynamo is not None:
                 return self._dynamo(*args, **kwargs)
             tensors, layouts = self._dense(call.tensors)
             try:
-                entry = self._entry(call, tensors, layouts)
+                entry = self._entry(call, tensors, layouts, grad)
             except Refusal as e:
                 return self._try_dynamo(str(e), args, kwargs)
             except UnsupportedError as e:
@@ -186,26 +207,43 @@ class State:
                 return self._own(self.refused, args, kwargs)
         if entry.record.outputs.writes and _overlap(call.tensors):
             return self._own("arguments share memory and the network writes one of them", args, kwargs)
-        if entry.compiled is not None and entry.compiled.to_verify:
+        if grad:
+            if entry.record.own_backward:
+                return self._own(entry.record.own_backward, args, kwargs)
+            try:
+                out = self._finish(entry, tensors, call.tensors, on_tape)
+            except UnsupportedError as e:
+                self._untrainable = f"not trained: {e}"
+                return self._own(self._untrainable, args, kwargs)
+            self.compiled_calls += 1
+            return out
+        if entry.compiled is not None and entry.compiled.to_verify and not (self._training or entry.record.noise):
             self.compiled_calls += 1
             inputs = [*tensors, *(get() for get in entry.extra)]
             return verified(
                 entry.compiled, inputs, [*call.tensors, *inputs[len(tensors) :]] if entry.record.outputs.writes else [],
                 lambda: self._finish(entry, tensors, call.tensors), lambda: self.user.forward(*args, **kwargs),
             )  # fmt: skip
-        if not kwargs and len(args) == 1 and tensors and tensors[0] is args[0] and layouts[0] == tuple(range(args[0].dim())):
+        plain = not (self._training or kwargs) and len(args) == 1 and bool(tensors) and tensors[0] is args[0]
+        if plain and layouts[0] == tuple(range(args[0].dim())):
             if len(self._shortcuts) >= _MAX_SHORTCUTS:
                 self._shortcuts = {}
             self._shortcuts[(args[0].dtype, args[0].shape, _default_dtype(), self._precision())] = entry
         self.compiled_calls += 1
         return self._finish(entry, tensors, call.tensors)
 
-    def _finish(self, entry: Entry, tensors: list[torch.Tensor], given: list[torch.Tensor] | None = None) -> Any:
-        record = entry.record
+    def _finish(
+        self, entry: Entry, tensors: list[torch.Tensor], given: list[torch.Tensor] | None = None, tape: Tape | None = None
+    ) -> Any:
+        """The call's result; ``tape`` puts it on torch's tape (`training.on_tape`)."""
+        captured = entry.record
+        env = {BATCH: tensors[captured.batch].shape[0]} if captured.batch is not None else {}
         extra = [get() for get in entry.extra]
-        results = entry.compiled([*tensors, *extra]) if entry.compiled is not None else []
-        env = {BATCH: tensors[record.batch].shape[0]} if record.batch is not None else {}
-        return record.outputs.build(results, [*(given or tensors), *extra], env)
+        if captured.noise:
+            with at(self.home):
+                extra += [noise.draw(env) for noise in captured.noise]
+        results = entry.compiled([*tensors, *extra], tape) if entry.compiled is not None else []
+        return captured.outputs.build(results, [*(given or tensors), *extra], env)
 
     def _own(self, reason: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The user's own forward; counted with its reason."""
@@ -213,9 +251,9 @@ class State:
         try:
             return self.user.forward(*args, **kwargs)
         finally:
-            if self.user.training:
+            if self._training:
                 # Running statistics move without a version change.
-                self.dirty = True
+                self.refresh()
 
     # --- live parameters and module state -----------------------------------------------------------------------
 
@@ -268,6 +306,8 @@ class State:
     def refresh(self) -> None:
         """Drop everything derived from the weights, whatever the guards say."""
         self.dirty = True
+        if self._twin is not None:
+            self._twin.dirty = True
 
     # --- programs -----------------------------------------------------------------------------------------------
 
@@ -277,13 +317,15 @@ class State:
         for t in tensors:
             layout = None if t.is_neg() else dense_layout(t.shape, t.stride())
             if layout is None:
-                t = self.session.bridge.dense(t)
+                t = t.resolve_neg().contiguous() if t.requires_grad else self.session.bridge.dense(t)
                 layout = tuple(range(t.dim()))
             dense.append(t)
             layouts.append(layout)
         return dense, layouts
 
-    def _entry(self, call: Call, tensors: Sequence[torch.Tensor], layouts: Sequence[tuple[int, ...]]) -> Entry:
+    def _entry(
+        self, call: Call, tensors: Sequence[torch.Tensor], layouts: Sequence[tuple[int, ...]], grad: bool = False
+    ) -> Entry:
         """The program for a call, captured if need be; a program for any batch size before one for this only.
 
         Raises:
@@ -312,7 +354,7 @@ class State:
         exact = self._entries.get(this_size)
         if isinstance(exact, Entry):
             return exact
-        entry = self._capture(call, tensors, layouts, dynamic=found is None)
+        entry = self._capture(call, tensors, layouts, dynamic=found is None, grad=grad)
         if entry.record.batch is not None:
             self._entries[any_size] = entry
         else:
@@ -321,23 +363,26 @@ class State:
         return entry
 
     @no_collections()
-    def _capture(self, call: Call, tensors: Sequence[torch.Tensor], layouts: Sequence[tuple[int, ...]], dynamic: bool) -> Entry:
+    def _capture(
+        self, call: Call, tensors: Sequence[torch.Tensor], layouts: Sequence[tuple[int, ...]], dynamic: bool, grad: bool
+    ) -> Entry:
         guard = self._guard
         assert guard is not None
         dense = Call(call.leaves, call.spec, list(tensors), call.positions)
         with at(self.home):
-            record = trace(self.user, self.user.forward, dense, layouts, lambda: not guard.state_changed(), dynamic)
+            captured = trace(self.user, self.user.forward, dense, layouts, lambda: not guard.state_changed(), dynamic)
         self.captures += 1
-        compiled = self._compile(record)
-        if record.extra_inputs:
-            self._mutable |= {id(get()) for _, get in record.extra_inputs}
+        compiled = self._compile(captured, grad)
+        if captured.extra_inputs:
+            self._mutable |= {id(get()) for _, get in captured.extra_inputs}
             self._watch()
-        return Entry(record, compiled)
+        return Entry(captured, compiled)
 
-    def _compile(self, record: Record) -> Compiled | None:
-        if not record.captured.program.outputs:
+    def _compile(self, captured: Record, grad: bool) -> Compiled | None:
+        if not captured.captured.program.outputs:
             return None
-        return self.session.compiled(next(_numbers), record.signature, lambda: record.captured)
+        signature = dataclasses.replace(captured.signature, training=self._training, grad=grad)
+        return self.session.compiled(next(_numbers), signature, lambda: captured.captured)
 
     def _to_dynamo(self, reason: str) -> None:
         from nnaccel_frontend_torch.dynamo import compiled_by_dynamo
@@ -361,16 +406,17 @@ class State:
         return result
 
     def report(self) -> dict[str, Any]:
-        """How calls ran; see `nnaccel_report`."""
-        entries = [e for e in self._entries.values() if isinstance(e, Entry)]
+        """How calls ran in both modes; see `nnaccel_report`."""
+        both = [self] if self._twin is None else [self, self._twin]
+        entries = [e for s in both for e in s._entries.values() if isinstance(e, Entry)]
         return {
-            "compiled_calls": self.compiled_calls,
-            "own_calls": dict(self.reasons),
-            "captures": self.captures,
-            "recaptures": self.recaptures,
-            "refreshes": self.refreshes,
-            "programs": [e.record.captured.reason for e in entries] + self.dynamo_programs,
-            "trace_refused": self.trace_refusal,
+            "compiled_calls": sum(s.compiled_calls for s in both),
+            "own_calls": dict(sum((s.reasons for s in both), Counter())),
+            "captures": sum(s.captures for s in both),
+            "recaptures": sum(s.recaptures for s in both),
+            "refreshes": sum(s.refreshes for s in both),
+            "programs": [e.record.captured.reason for e in entries] + [p for s in both for p in s.dynamo_programs],
+            "trace_refused": next((s.trace_refusal for s in both if s.trace_refusal), ""),
         }
 
 

@@ -13,7 +13,7 @@ from torch.utils._pytree import TreeSpec, tree_unflatten
 from nnaccel_core.api import Captured, Signature
 from nnaccel_core.ir import Dim, TensorType, evaluate, sym
 from nnaccel_core.ops.registry import collect_guards
-from nnaccel_frontend_torch.importer import Importer, NeedMutable, Param
+from nnaccel_frontend_torch.importer import Importer, NeedMutable, Noise, Param
 from nnaccel_frontend_torch.outputs import Outputs
 from nnaccel_frontend_torch.refusal import NeedStatic, Refusal
 from nnaccel_frontend_torch.tracer import Tracer
@@ -45,7 +45,9 @@ class Record:
     Attributes:
         captured: the program; ``signature``: what it fits.
         outputs: builds the return value.
-        extra_inputs: buffers that the network writes; they follow the call's tensors.
+        extra_inputs: buffers that the network writes; they follow the call's tensors. ``noise``: what is drawn for each call
+            follows these.
+        own_backward: why gradients are torch's to take; "" where they are ours.
         batch: position of the tensor whose axis 0 gives the symbol, or None when all sizes are fixed.
         guards: dims that must be equal at a call.
     """
@@ -56,6 +58,8 @@ class Record:
     extra_inputs: Sequence[Param]
     batch: int | None
     guards: Sequence[tuple[Dim, Dim]]
+    noise: Sequence[Noise] = ()
+    own_backward: str = ""
 
     def fits(self, sizes: int) -> bool:
         """Whether the guards hold for a batch of ``sizes``."""
@@ -139,7 +143,17 @@ def trace(
         except NeedMutable as e:
             if e.name in mutable:
                 raise Refusal(str(e)) from e
-            mutable.append(e.name)
+            mutable += [name for name in written_with(root, e.name) if name not in mutable]
+
+
+def written_with(root: nn.Module, name: str) -> list[str]:
+    """Buffers that are written where the buffer ``name`` is: those of all modules of its module's class and mode.
+
+    One that is not written after all is merely an input.
+    """
+    owner = root.get_submodule(name.rpartition(".")[0])
+    alike = [(path, m) for path, m in root.named_modules() if type(m) is type(owner) and m.training == owner.training]
+    return [name, *(f"{path}.{key}" if path else key for path, m in alike for key in m._buffers)]
 
 
 def _attempt(
@@ -173,11 +187,14 @@ def finish(
     kept = tuple(dict.fromkeys((x, y) for x, y in guards if x != y))
     program = b.program(outputs.results, kept)
     used = {v.name for s in program.segments() for v in s.graph.params}
-    parameters = {name: _live(get) for name, (_, get, _) in b.param_values.items() if name in used}
+    own = {name: get for name, (_, get, _) in b.param_values.items() if name in used}
+    parameters = {name: _live(get) for name, get in own.items()}
+    tracked = {name: get for name, get in own.items() if get().dtype.is_floating_point}
     if b.foreign_reasons:
         how += f"; torch runs {len(b.foreign_reasons)} calls: " + "; ".join(dict.fromkeys(b.foreign_reasons))
     record = Record(
-        Captured(program, parameters, how), Signature(tuple(types)), outputs, tuple(b.extra_inputs), batch, kept
+        Captured(program, parameters, how, tracked, frozenset(v.name for v in outputs.written)), Signature(tuple(types)), outputs,
+        tuple(b.extra_inputs), batch, kept, tuple(b.noise), b.own_backward,
     )  # fmt: skip
     if kept and (batch is None or not record.fits(tensors[batch].shape[0])):
         raise NeedStatic(f"sizes that must be equal: {', '.join(f'{x} == {y}' for x, y in kept)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import types
 from collections.abc import Callable, Sequence
@@ -21,13 +22,14 @@ from nnaccel_frontend_torch.guards import Guard
 from nnaccel_frontend_torch.importer import Importer, Param
 from nnaccel_frontend_torch.place import at, device_of
 from nnaccel_frontend_torch.refusal import NeedStatic, Refusal
+from nnaccel_frontend_torch.training import on_tape
 from nnaccel_frontend_torch.verified import verified
 
 if TYPE_CHECKING:
     from nnaccel_core.driver.session import Session
     from nnaccel_frontend_torch.call import State
 
-_IGNORED = (torch._C._set_grad_enabled,)  # nothing needs gradients where compiled graphs run
+_SWITCHES = (torch._C._set_grad_enabled,)
 
 
 def compiled_by_dynamo(state: State) -> Callable[..., Any]:
@@ -57,7 +59,7 @@ def compiled_by_dynamo(state: State) -> Callable[..., Any]:
 
 
 def nnaccel(module: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
-    """``torch.compile(net, backend="nnaccel")``: compiled where no gradients are needed, the graph itself where they are."""
+    """``torch.compile(net, backend="nnaccel")``, for prediction and training."""
     from collections import Counter
 
     from nnaccel_core.driver.optimize import backend_for
@@ -86,6 +88,7 @@ class DynamoGraph:
         self._home = device_of(session.bridge.home or session.device)
         self.reasons = reasons
         self.placeholders = [n for n in module.graph.nodes if n.op == "placeholder"]
+        self.switches = any(n.target in _SWITCHES for n in module.graph.nodes)
         self.static = [_is_static(n, x) for n, x in zip(self.placeholders, inputs, strict=True)]
         self._entries: dict[Any, Any] = {}
         self._guard: Guard | None = None
@@ -103,17 +106,18 @@ class DynamoGraph:
         owned = [x for x, static in zip(args, self.static, strict=True) if static]
         self._watch(owned)
         free = [x for x, static in zip(args, self.static, strict=True) if isinstance(x, torch.Tensor) and not static]
+        grad = _needs_grad(tensors)
         dense: list[torch.Tensor] = []
         layouts = []
         for t in free:
             layout = None if t.is_neg() else dense_layout(t.shape, t.stride())
-            dense.append(t if layout is not None else self.session.bridge.dense(t))
+            dense.append(t if layout is not None else t.resolve_neg().contiguous() if grad else self.session.bridge.dense(t))
             layouts.append(layout or tuple(range(t.dim())))
         key = tuple((t.dtype, layout, t.dim()) for t, layout in zip(free, layouts, strict=True))
         entry = self._entries.get(key)
         if entry is None:
             with at(self._home):
-                entry = self._entries[key] = self._import(args, layouts)
+                entry = self._entries[key] = self._import(args, layouts, grad)
         if isinstance(entry, str):
             self.reasons[entry] += 1
             return self.module(*args)
@@ -125,18 +129,29 @@ class DynamoGraph:
             return self.module(*args)
         extra = [get() for _, get in record.extra_inputs]
 
-        def run() -> Any:
-            results = compiled([*dense, *extra]) if compiled is not None else []
-            return record.outputs.build(results, [*free, *extra], self._env(args))
+        env = self._env(args)
+        with at(self._home):
+            extra += [noise.draw(env) for noise in record.noise]
 
-        if compiled is not None and compiled.to_verify:
+        def run() -> Any:
+            results = compiled([*dense, *extra], on_tape if grad else None) if compiled is not None else []
+            return record.outputs.build(results, [*free, *extra], env)
+
+        if grad:
+            try:
+                return run()
+            except UnsupportedError as e:
+                reason = self._entries[key] = f"not trained: {e}"
+                self.reasons[reason] += 1
+                return self.module(*args)
+        if compiled is not None and compiled.to_verify and not record.noise:
             written = [*free, *extra] if record.outputs.writes else []
             return verified(compiled, [*dense, *extra], written, run, lambda: self.module(*args))
         return run()
 
     def _own_reason(self, tensors: Sequence[torch.Tensor]) -> str | None:
-        if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
-            return "gradients are needed"
+        if self.switches and _needs_grad(tensors):
+            return "gradients are switched off in part of the graph"
         if torch.is_autocast_enabled("cpu"):
             return "autocast is on"
         for t in tensors:
@@ -178,7 +193,7 @@ class DynamoGraph:
                         env[name] = n
         return env
 
-    def _import(self, args: Sequence[Any], layouts: Sequence[tuple[int, ...]]) -> Any:
+    def _import(self, args: Sequence[Any], layouts: Sequence[tuple[int, ...]], grad: bool) -> Any:
         """``(record, compiled)``, or the reason why torch runs this graph."""
         mutable: list[str] = []
         from nnaccel_frontend_torch.importer import NeedMutable
@@ -190,7 +205,7 @@ class DynamoGraph:
             except NeedMutable as e:
                 if e.name in mutable:
                     return f"not compiled: {e}"
-                mutable.append(e.name)
+                mutable += [e.name, *(n for n in self._buffers(args) if n not in (*mutable, e.name))]
             except Refusal as e:
                 return f"not compiled: {e}"
         try:
@@ -198,12 +213,19 @@ class DynamoGraph:
                 return record, None
             from nnaccel_frontend_torch.call import _numbers
 
-            compiled = self.session.compiled(next(_numbers), record.signature, lambda: record.captured)
+            signature = dataclasses.replace(record.signature, grad=grad)
+            compiled = self.session.compiled(next(_numbers), signature, lambda: record.captured)
             if self.state is not None:
                 self.state.dynamo_programs.append(record.captured.reason)
         except UnsupportedError as e:
             return f"not compiled: {e}"
         return record, compiled
+
+    def _buffers(self, args: Sequence[Any]) -> list[str]:
+        """Names of the buffers among the arguments: where one is written, others may be."""
+        names = {key: name for key, (name, _) in network_tensors(self.state.user).items()} if self.state is not None else {}
+        static = [(n, x) for n, x, s in zip(self.placeholders, args, self.static, strict=True) if s]
+        return [names.get(id(x), _clean(n)) for n, x in static if not isinstance(x, nn.Parameter)]
 
     def _record(self, args: Sequence[Any], layouts: Sequence[tuple[int, ...]], mutable: Sequence[str]) -> Record:
         params: dict[int, Param] = {}
@@ -268,13 +290,17 @@ def _walk(module: fx.GraphModule, b: Importer, values: dict[fx.Node, Any]) -> An
             values[node] = b.param(found) if isinstance(found, torch.Tensor) else found
         elif node.op == "call_module":
             raise Refusal(f"Dynamo kept the module {node.target} as a call")
-        elif node.target in _IGNORED:
+        elif node.target in _SWITCHES:  # such a graph runs without gradients only
             values[node] = None
         else:
             if getattr(node.target, "__name__", "") in ("_enter_autocast", "_exit_autocast"):
                 raise Refusal("autocast changes inside the network")
             values[node] = mapping.call(b, node.target, arg(node.args), arg(node.kwargs))
     raise Refusal("a graph without an output")
+
+
+def _needs_grad(tensors: Sequence[torch.Tensor]) -> bool:
+    return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
 
 
 def _is_static(node: fx.Node, x: Any) -> bool:

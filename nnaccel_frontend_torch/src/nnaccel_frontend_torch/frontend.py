@@ -68,7 +68,7 @@ class TorchFrontend(Frontend):
 
         if not isinstance(optimized, Optimized):
             return None
-        state = optimized._nnaccel
+        state = optimized._nnaccel.now()
         report = state.report()
         notes = [f"trace refused, so captured by Dynamo: {report['trace_refused']}"] if report["trace_refused"] else []
         notes += [f"ran in torch ({n} call{'s' if n > 1 else ''}): {why}" for why, n in report["own_calls"].items()]

@@ -12,12 +12,25 @@ import torch
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from nnaccel_core.errors import ShapeError, UnsupportedError
-from nnaccel_core.ir import Dim, Expr, Graph, Node, TensorType, Value, channels_last, free_symbols, numpy_dtype, sym
+from nnaccel_core.ir import (
+    Dim,
+    Env,
+    Expr,
+    Graph,
+    Node,
+    TensorType,
+    Value,
+    channels_last,
+    evaluate,
+    free_symbols,
+    numpy_dtype,
+    sym,
+)  # fmt: skip
 from nnaccel_core.ir.program import Foreign, Part, Program, Segment
 from nnaccel_core.ops.registry import infer
 from nnaccel_frontend_torch.alias import Ref, Step, Storage
 from nnaccel_frontend_torch.dtypes import TO_IR, TO_TORCH, dense_layout, is_channels_last, torch_strides
-from nnaccel_frontend_torch.place import is_here
+from nnaccel_frontend_torch.place import here, is_here
 from nnaccel_frontend_torch.refusal import NeedStatic, Refusal, Unmapped
 
 Param = tuple[str, Callable[[], Any]]
@@ -29,6 +42,19 @@ class NeedMutable(Refusal):
     def __init__(self, name: str) -> None:
         super().__init__(f"the network writes its buffer {name!r}")
         self.name = name
+
+
+class Noise:
+    """Dropout's factors, drawn as torch's own dropout draws them, so that one seed gives the same numbers."""
+
+    def __init__(self, type: TensorType, keep: float) -> None:
+        self.type, self.keep = type, keep
+
+    def draw(self, env: Env) -> torch.Tensor:
+        """The factors of one call; moves torch's generator."""
+        shape = [evaluate(d, env) for d in self.type.shape]
+        noise = torch.empty(shape, dtype=TO_TORCH[self.type.dtype], device=here())
+        return noise.bernoulli_(self.keep).div_(self.keep)
 
 
 class _Foreign:
@@ -56,6 +82,9 @@ class Importer:
         self.inputs: list[Ref] = []
         self.input_values: list[Value] = []
         self.extra_inputs: list[Param] = []
+        self.noise: list[Noise] = []
+        #: why gradients are not to be had from the IR
+        self.own_backward = ""
         self.param_refs: dict[int, Ref] = {}
         self.param_values: dict[str, tuple[Value, Callable[[], Any], Any]] = {}
         self.written_inputs: dict[int, Storage] = {}
@@ -93,6 +122,13 @@ class Importer:
                 type = self.type_of(tensor)
                 self.extra_inputs.append((name, get))
                 self.param_refs[key] = self.add_input(type, name)
+
+    def add_noise(self, shape: Sequence[Dim], dtype: str, keep: float) -> Value:
+        """A further input that torch draws anew for each call: 1 / keep with probability ``keep``, else 0."""
+        type = TensorType(tuple(shape), dtype)
+        ref = self.add_input(type, "noise")
+        self.noise.append(Noise(type, keep))
+        return ref.storage.value
 
     def type_of(self, tensor: torch.Tensor) -> TensorType:
         """The IR type of a real tensor; row-major when it is not dense."""

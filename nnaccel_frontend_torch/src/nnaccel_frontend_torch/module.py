@@ -95,7 +95,7 @@ def optimized_class(base: type[nn.Module]) -> type[nn.Module]:
     if found is None:
 
         def train(self: Any, mode: bool = True) -> Any:
-            self._nnaccel.dirty = True
+            self._nnaccel.refresh()
             return base.train(self, mode)
 
         functools.update_wrapper(train, base.train)

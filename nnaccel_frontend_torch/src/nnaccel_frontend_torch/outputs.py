@@ -47,8 +47,11 @@ class Outputs:
             self._fetch.append((id(x) if isinstance(x, Ref) else -1, made[id(x)]))
         direct = [x for x in leaves if isinstance(x, Ref)]
         self._writes: list[tuple[int, Fetch]] = []
+        returned_results = len(self.results)
         for index, storage in b.written_inputs.items():
             self._writes.append((index, self._value(storage.value, None)))
+        #: results that are only written into inputs and buffers
+        self.written = tuple(self.results[returned_results:])
         self.single = (
             isinstance(returned, Ref) and len(self.results) == 1 and not self._writes
             and len(direct) == 1 and direct[0].storage.owner == "temp" and self.results[0] is self._direct
@@ -92,10 +95,10 @@ class Outputs:
         """A computed value; a copy when another tensor has that memory."""
         if value in self._b.input_values:
             k = self._b.input_values.index(value)
-            return lambda results, inputs, env: inputs[k].detach().clone()
+            return lambda results, inputs, env: inputs[k].clone()
         if value.name in self._b.param_values and self._b.param_values[value.name][0] is value:
             get = self._b.param_values[value.name][1]
-            return lambda results, inputs, env: get().detach().clone()
+            return lambda results, inputs, env: get().clone()
         if value in self._taken:
             at = self.results.index(value)
             if self._taken[value] is storage and storage is not None:

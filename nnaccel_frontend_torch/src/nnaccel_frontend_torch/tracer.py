@@ -188,6 +188,13 @@ class Tracer:
 
             return traced_factory
 
+        apply = torch.autograd.Function.apply
+
+        def traced_apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
+            if threading.get_ident() == me and not is_paused():
+                outer.importer.own_backward = outer.importer.own_backward or f"{cls.__name__} has a backward of its own"
+            return apply.__func__(cls, *args, **kwargs)
+
         update = nn.RNNBase._update_flat_weights
 
         def real_weights(module: nn.RNNBase) -> None:
@@ -197,6 +204,7 @@ class Tracer:
 
         with ExitStack() as stack:
             stack.enter_context(mock.patch.object(nn.RNNBase, "_update_flat_weights", real_weights))
+            stack.enter_context(mock.patch.object(torch.autograd.Function, "apply", classmethod(traced_apply)))
             stack.enter_context(mock.patch.object(nn.Module, "__call__", traced_call))
             stack.enter_context(mock.patch.object(nn.Module, "__getattr__", traced_getattr))
             for name in _FACTORIES:

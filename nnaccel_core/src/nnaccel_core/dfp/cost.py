@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from nnaccel_core.dfp.emit import WINDOW
 from nnaccel_core.dfp.nests import loads_of, scalar_cost
-from nnaccel_core.dfp.regions import Region, Tiling
+from nnaccel_core.dfp.regions import Region, Tiling, physical_axes
 from nnaccel_core.dfp.scalars import step_along
 from nnaccel_core.dfp.spmd import kernel_dims, scratch_sizes
 from nnaccel_core.dfp.storage import Staged
@@ -141,7 +141,7 @@ def model(staged: Staged, tiling: Tiling, simd_bytes: int, efficiency: float = E
     free = tuple(d for d in dims if d[0] != "t")
     root = staged.outputs[-1]
     lanes = max(1, simd_bytes // ITEMSIZE[root.dtype])
-    steps = tuple(4 * lanes if a == root.type.layout[-1] else 1 for a in tiling.axes)
+    steps = tuple(4 * lanes if a in physical_axes(root.type)[-1:] else 1 for a in tiling.axes)
     return Model(function_text(free, sizes), function_text(dims, [scratch, work, streamed]), len(tiling.axes), steps, efficiency)
 
 

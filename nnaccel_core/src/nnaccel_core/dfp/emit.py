@@ -208,6 +208,7 @@ class NestEmitter:
         self.lanes = simd is not None and simd in self.extents
         outer = [a for a in self.order if a != simd]
         self.unrolled, partner = self._unrolled_axis(outer)
+        self.edges = partner is not None and partner == simd
         self.inside = tuple(b for b in nest.where if self.unrolled in free_symbols(b.index)) if self.unrolled else ()
         if not outer:
             return self._rows(partner, [{}])
@@ -356,7 +357,11 @@ class NestEmitter:
         serial = [r for r in serial if r not in long] + long
         left = [b for b in nest.where if not (whole and b in self.inside)]
         limits: dict[str, list[Bound]] = {}
+        # Lanes share their loops; at the edges of the SIMD axis points go one by one.
+        shared = {self.simd} if self.simd is not None and not self.lanes and (whole or not self.edges) else set()
         for b in list(left):
+            if shared & free_symbols(b.index):
+                continue
             for r in serial:
                 split = linear(b.index, r)
                 if split is not None and split[0] > 0 and not (free_symbols(split[1]) & self.extents.keys()):

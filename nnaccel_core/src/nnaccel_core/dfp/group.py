@@ -113,8 +113,8 @@ class Pattern:
 
 
 def is_depthwise(node: Node) -> bool:
-    """Whether ``node`` is a convolution with one filter per channel."""
-    if node.op != "conv":
+    """Whether ``node`` is a convolution with one filter per channel, or its input's gradient."""
+    if node.op not in ("conv", "conv_backward_data"):
         return False
     w, x = node.inputs[1], node.inputs[0]
     return w.shape[1] == 1 and node.attrs.get("groups", 1) == x.shape[1] == w.shape[0] and x.shape[1] != 1
@@ -122,7 +122,7 @@ def is_depthwise(node: Node) -> bool:
 
 def _structural_axes(node: Node, position: int) -> range:
     """Axes of an operand whose extents stay constants: the window of a convolution."""
-    if node.op == "conv" and position == 1:
+    if node.op in ("conv", "conv_backward_data") and position == 1:
         return range(2, node.inputs[1].type.rank)
     return range(0)
 

@@ -72,10 +72,11 @@ def _executables(session: Session) -> Iterator[Executable]:
 
 
 def _variants(segment: CompiledSegment) -> Iterator[Built]:
+    """What ran, stage by stage."""
     for built in list(segment._built.values()):
-        yield built
+        yield from built.stages or (built,)
         if built.strict is not None:
-            yield built.strict
+            yield from built.strict.stages or (built.strict,)
 
 
 def _profiled(session: Session, call: Any) -> dict[int, list[float]]:
@@ -100,8 +101,8 @@ def _profiled(session: Session, call: Any) -> dict[int, list[float]]:
 
 def _program(compiled: Compiled, times: Mapping[int, list[float]]) -> ProgramReport:
     segments = []
-    used = {id(b) for b in compiled._hot.values()}
-    used |= {id(b.strict) for b in compiled._hot.values() if b.strict is not None}
+    ran = [b for hot in compiled._hot.values() for b in (hot, hot.strict) if b is not None]
+    used = {id(stage) for b in ran for stage in b.stages or (b,)}
     for segment in compiled.segments.values():
         for built in _variants(segment):
             measured = times.get(id(built.executable))
@@ -126,7 +127,7 @@ def _segment(segment: CompiledSegment, built: Built, measured: Sequence[float] |
     groups, step = [], 0
     order = sliced(built.executable)
     env = built.env if segment.batch is None or not order else {**built.env, segment.batch: order[0]}
-    weighed = segment.weigh(env)
+    weighed = segment.weigh(env, built.stage)
     for unit in built.selection.units:
         if unit.is_view:
             continue
@@ -138,8 +139,10 @@ def _segment(segment: CompiledSegment, built: Built, measured: Sequence[float] |
     assert step == len(plan.steps), f"{segment.source.name}: {step} steps of groups, {len(plan.steps)} in the plan"
     results = sum(evaluate(t.nbytes, {}) for t in built.output_types)
     prepared = sum(evaluate(t.nbytes, {}) for t in plan.prepared)
-    strict = any(b.strict is built for b in segment._built.values())
-    return SegmentReport(segment.source.name, dict(built.env), strict, tuple(groups), plan.arena, results, prepared, order)
+    stricter = [b.strict for b in segment._built.values() if b.strict is not None]
+    strict = any(built is one for b in stricter for one in (b, *b.stages))
+    name = segment.source.name if built.stage is None or built.stage not in segment.stages else built.stage.graph.name
+    return SegmentReport(name, dict(built.env), strict, tuple(groups), plan.arena, results, prepared, order)
 
 
 def _group(unit: Unit, weighed: Selection, env: Env, seconds: float | None, launches: int) -> GroupReport:

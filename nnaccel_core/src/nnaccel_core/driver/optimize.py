@@ -41,7 +41,8 @@ def optimize(
     numerics: str = "fast",
     libraries: bool = True,
     verify: bool = False,
-    slicing: bool = True,
+    slicing: bool | int = True,
+    remat: str = "auto",
 ) -> Any:
     """An object of the same framework that behaves as ``model`` does, only faster.
 
@@ -53,13 +54,14 @@ def optimize(
         dfp: False runs each layer of a depth-first group as a kernel of its own.
         numerics: ``"fast"`` or ``"strict"`` (no reordering beyond what the framework itself does).
         libraries: False uses generated kernels only.
-        slicing: False runs every batch whole; by default a large one runs some samples at a time.
+        slicing: False runs every batch whole; a number, at most that many samples at a time; by default the device decides.
+        remat: what training computes again instead of keeping it: ``"auto"``, or ``"memory"`` for less memory and more time.
         verify: compare the first calls with the framework's own result; a difference raises `MismatchError`.
 
     Raises:
         PluginError: no frontend accepts ``model``; DeviceError: no backend for ``device``.
     """
-    options = Options(dfp=dfp, numerics=numerics, libraries=libraries, verify=verify, slicing=slicing)
+    options = Options(dfp=dfp, numerics=numerics, libraries=libraries, verify=verify, slicing=slicing, remat=remat)
     manager.load_ops()
     frontend = manager.frontend_for(model)
     chosen = str(device) if device is not None else type(frontend).default_device(model)

@@ -17,9 +17,11 @@ from nnaccel_core.cache import DiskCache
 from nnaccel_core.driver import slicing
 from nnaccel_core.driver.covers import Cover, Covers, cover_of
 from nnaccel_core.driver.quiet import no_collections
-from nnaccel_core.errors import GuardError, UnsupportedError
+from nnaccel_core.driver.stages import Stage, StagedExecutable, connect, parts_of
+from nnaccel_core.errors import GuardError, InputError, OutOfMemoryError, UnsupportedError
 from nnaccel_core.hooks import manager
 from nnaccel_core.ir import Env, Graph, Node, TensorType, Value, evaluate, identity, numpy_dtype
+from nnaccel_core.ir.types import Layout, common_env
 from nnaccel_core.ir.verify import verify
 from nnaccel_core.ops.registry import infer, lookup
 from nnaccel_core.options import Options
@@ -50,7 +52,7 @@ class Built:
     """An executable for one binding of the symbols.
 
     A batch that runs in slices has the ``selection`` and ``placed.plan`` of its largest slice; ``placed.prepared`` and
-    ``output_types`` are of the whole.
+    ``output_types`` are of the whole. One that runs in ``stages`` has those of the first.
     """
 
     env: Env
@@ -61,6 +63,9 @@ class Built:
     prepared: Prepared | None = None
     #: The same with ``numerics="strict"``, once NaN or infinity was met.
     strict: Built | None = None
+    #: What it runs, and in which stages where there are several.
+    stage: Stage | None = None
+    stages: tuple[Built, ...] = ()
 
 
 class CompiledSegment:
@@ -68,15 +73,23 @@ class CompiledSegment:
 
     @no_collections()
     def __init__(
-        self, graph: Graph, backend: Backend, bridge: Bridge, options: Options, parameters: Mapping[str, Callable[[], Any]]
+        self,
+        graph: Graph,
+        backend: Backend,
+        bridge: Bridge,
+        options: Options,
+        parameters: Mapping[str, Callable[[], Any]],
+        layouts: Sequence[Layout | None] | None = None,
     ) -> None:
+        """``layouts`` of the outputs, where they are not as typed; None for one lets it lie as it comes."""
         self.backend = backend
         self.bridge = bridge
         self.options = options
         self.parameters = parameters
         self.source = graph
         started = time.perf_counter()
-        layouts = [v.type.layout for v in graph.outputs]
+        if layouts is None:
+            layouts = [v.type.layout for v in graph.outputs]
         passes = manager.passes("graph", backend.device, own=[Pass(name, run) for name, run in GRAPH_PASSES])
         optimized = run_passes(graph, [(p.name, p.run) for p in passes], self._observe)
         laid_out = verify(assign_layouts(optimized, layouts), infer, "assign_layouts")
@@ -92,14 +105,18 @@ class CompiledSegment:
         # Guards were checked for the whole batch, not for a slice of it.
         self.batch = None if graph.guards else slicing.batch_symbol(self.main)
         self.slice = 1
+        starts: tuple[tuple[int, int], ...] = ()
         if self.batch is not None:
-            self.slice = slicing.largest_slice(slicing.slice_cost(self.main, self.batch), backend.machine)
-        self._wholes: dict[tuple[Options, tuple[tuple[str, int], ...]], Built] = {}
+            self.slice, starts = slicing.choose(self.main, self.batch, backend)
+        self._wholes: dict[tuple[Stage, Options, tuple[tuple[str, int], ...]], Built] = {}
         self._built: dict[tuple[tuple[str, int], ...], Built] = {}
         self._memory: dict[PreparedKey, tuple[int, Any]] = {}
         self._generation = 0
         self._cache = DiskCache()
-        self._covers = Covers(self._cache, self.main, backend)
+        self._whole = Stage(self.main, self.slice, Covers(self._cache, self.main, backend))
+        graphs = parts_of(self.main, [at for at, _ in starts]) if starts else []
+        #: What larger batches run in instead, where that is better.
+        self.stages = tuple(Stage(g, size, Covers(self._cache, g, backend)) for g, (_, size) in zip(graphs, starts, strict=True))
         self._lock = threading.RLock()
 
     @staticmethod
@@ -126,6 +143,42 @@ class CompiledSegment:
                 found.prepared = self._prepare(found)
         return found
 
+    def sizes(self, tensors: Sequence[Any]) -> Env:
+        """The values of the graph's symbols for these inputs.
+
+        Raises:
+            InputError: wrong number, shape or dtype of tensors.
+        """
+        if len(tensors) != len(self.source.inputs):
+            raise InputError(f"the network takes {len(self.source.inputs)} tensors, got {len(tensors)}")
+        env: dict[str, int] = {}
+        for i, (v, t) in enumerate(zip(self.source.inputs, tensors, strict=True)):
+            if not common_env(v.shape, tuple(t.shape), env):
+                raise InputError(f"input {i} (%{v.name}) has shape {list(t.shape)}; the network was compiled for {v.type}")
+            found = self.bridge.type_of(t)
+            if found is not None and found.dtype != v.dtype:
+                raise InputError(f"input {i} (%{v.name}) has dtype {found.dtype}; the network was compiled for {v.type}")
+        return env
+
+    def run(self, built: Built, tensors: Sequence[Any]) -> list[Any]:
+        """Outputs, then values of updates, as new tensors of the framework; ``built`` is for the sizes of ``tensors``."""
+        bridge = self.bridge
+        prepared = built.prepared
+        if prepared is None or prepared.generation != self._generation:
+            built = self.built(built.env)
+            prepared = built.prepared
+            assert prepared is not None
+        address = bridge.address
+        threads = bridge.threads()
+        given = [address(t) for t in tensors]
+        if not (prepared.exact and built.executable.exact("input", given, threads)):
+            built = self.strict(built)
+            prepared = built.prepared
+            assert prepared is not None
+        results = [bridge.allocate(t) for t in built.output_types]
+        built.executable.run(given, prepared.addresses, [address(t) for t in results], threads, bridge.stream())
+        return results
+
     def strict(self, built: Built) -> Built:
         """What to run instead of ``built`` for values that it would not treat as the framework does (`Executable.exact`)."""
         with self._lock:
@@ -143,10 +196,10 @@ class CompiledSegment:
             self._memory = {}
 
     @no_collections()
-    def plan(self, env: Env, options: Options | None = None) -> tuple[Selection, Placed]:
+    def plan(self, env: Env, options: Options | None = None, stage: Stage | None = None) -> tuple[Selection, Placed]:
         """What would run for the sizes in ``env``: the chosen candidates and their placed steps. Builds nothing.
 
-        ``options`` default to the segment's own.
+        ``options`` default to the segment's own, ``stage`` to the whole segment.
 
         Raises:
             GuardError: the sizes contradict what capture assumed.
@@ -156,80 +209,114 @@ class CompiledSegment:
                 raise GuardError(
                     f"{self.source.name}: captured under the assumption {a} == {b}, which does not hold for {dict(env)}"
                 )
-        options = options or self.options
-        known = self._covers.get(options, env)
-        selection = self._select_again(env, options, known) if known is not None else None
+        options, stage = options or self.options, stage or self._whole
+        known = stage.covers.get(options, env)
+        selection = self._select_again(stage.graph, env, options, known) if known is not None else None
         if selection is None:
-            selection = select(self.main, self._candidates(env, options, None))
-            self._covers.add(options, env, cover_of(selection))
+            selection = select(stage.graph, self._candidates(stage.graph, env, options, None))
+            stage.covers.add(options, env, cover_of(selection))
         debug.dump("select", self.source.name, lambda: format_selection(selection))
-        return selection, place(self.main, selection, env)
+        return selection, place(stage.graph, selection, env)
 
-    def weigh(self, env: Env) -> Selection:
+    def weigh(self, env: Env, stage: Stage | None = None) -> Selection:
         """The selection among all candidates, whatever was remembered: what lost at these sizes, and why."""
-        return select(self.main, self._candidates(env, self.options, None))
+        graph = (stage or self._whole).graph
+        return select(graph, self._candidates(graph, env, self.options, None))
 
-    def _candidates(self, env: Env, options: Options, cover: Cover | None) -> list[Candidate]:
+    def _candidates(self, graph: Graph, env: Env, options: Options, cover: Cover | None) -> list[Candidate]:
         """All candidates, or those for the groups of ``cover``."""
         printer = self.backend.printer().name if debug.enabled(debug.NESTS) else ""
         ours = None if cover is None else [nodes for core, nodes in cover if core]
-        found = list(dfp.propose(self.main, env, self.backend.machine, options, printer, self._cache, ours))
+        found = list(dfp.propose(graph, env, self.backend.machine, options, printer, self._cache, ours))
         if options.libraries:
             theirs = None if cover is None else {nodes for core, nodes in cover if not core}
-            offered = self.backend.candidates(self.main, env, options, theirs)
+            offered = self.backend.candidates(graph, env, options, theirs)
             found += [c for c in offered if theirs is None or frozenset(c.nodes) in theirs]
         return found
 
-    def _select_again(self, env: Env, options: Options, cover: Cover) -> Selection | None:
+    def _select_again(self, graph: Graph, env: Env, options: Options, cover: Cover) -> Selection | None:
         """The first size decides which layers run together; later sizes keep that, so that they need no new kernels and are
         planned in a fraction of the time. None where a chosen group is not offered at this size."""
         with contextlib.suppress(UnsupportedError):
-            return select(self.main, self._candidates(env, options, cover))
+            return select(graph, self._candidates(graph, env, options, cover))
         return None
 
     def _build(self, env: Env, options: Options) -> Built:
         total = env[self.batch] if self.batch is not None else 0
-        order = slicing.slices(total, self.slice) if options.slicing and total else [total]
-        return self._build_sliced(env, order, options) if len(order) > 1 else self._build_whole(env, options)
+        if options.slicing is not True:
+            return self._build_stage(self._whole, env, total, int(options.slicing), options)
+        if self.stages and any(total > stage.slice for stage in self.stages):
+            return self._build_staged(env, total, options)
+        return self._build_stage(self._whole, env, total, self.slice, options)
 
-    def _build_sliced(self, env: Env, order: Sequence[int], options: Options) -> Built:
+    def _build_staged(self, env: Env, total: int, options: Options) -> Built:
+        stages = tuple(self._build_stage(stage, env, total, stage.slice, options) for stage in self.stages)
+        prepared = tuple(p for b in stages for p in b.placed.prepared)
+        graphs, executables = [stage.graph for stage in self.stages], [b.executable for b in stages]
+        parts, held = connect(graphs, executables, self.main, [len(b.placed.prepared) for b in stages])
+
+        def allocate(kind: TensorType) -> tuple[int, Any]:
+            try:
+                tensor = self.bridge.allocate(kind)
+            except Exception as e:
+                if "OutOfMemory" not in type(e).__name__ and not isinstance(e, MemoryError):
+                    raise
+                nbytes = evaluate(kind.nbytes, {})
+                raise OutOfMemoryError(
+                    f"{self.source.name} needs {nbytes} bytes ({nbytes / 2**20:.1f} MiB) to hold activations between two stages; "
+                    f"use a smaller batch, or free other tensors"
+                ) from e
+            return self.bridge.address(tensor), tensor
+
+        executable = StagedExecutable(parts, [v.type.concrete(env) for v in held], allocate)
+        placed = Placed(stages[0].placed.plan, prepared)
+        return Built(env, stages[0].selection, placed, executable, stages[-1].output_types, stages=stages)
+
+    def _build_stage(self, stage: Stage, env: Env, total: int, largest: int, options: Options) -> Built:
+        """At most ``largest`` samples at a time; 0: whole."""
+        order = slicing.slices(total, largest) if largest and total else [total]
+        return self._build_sliced(stage, env, order, options) if len(order) > 1 else self._build_whole(env, options, stage)
+
+    def _build_sliced(self, stage: Stage, env: Env, order: Sequence[int], options: Options) -> Built:
         """One plan for each size of slice; they are shared by all batch sizes."""
         assert self.batch is not None
         parts: list[slicing.Part] = []
         prepared: list[tuple[Value, Pack | None]] = []
         wholes = []
         for size in dict.fromkeys(order):
-            whole = self._build_whole({**env, self.batch: size}, options)
+            whole = self._build_whole({**env, self.batch: size}, options, stage)
             wholes.append(whole)
             begin = len(prepared)
             prepared += whole.placed.prepared
             parts.append(slicing.Part(size, whole.executable, begin, len(prepared)))
-        inputs = [v.type.concrete(env) for v in self.main.inputs]
-        outputs = tuple(v.type.concrete(env) for v in self.main.results())
+        inputs = [v.type.concrete(env) for v in stage.graph.inputs]
+        outputs = tuple(v.type.concrete(env) for v in stage.graph.results())
         executable = slicing.SlicedExecutable(parts, order, inputs, outputs)
-        return Built(env, wholes[0].selection, Placed(wholes[0].placed.plan, tuple(prepared)), executable, outputs)
+        placed = Placed(wholes[0].placed.plan, tuple(prepared))
+        return Built(env, wholes[0].selection, placed, executable, outputs, stage=stage)
 
-    def _build_whole(self, env: Env, options: Options) -> Built:
-        key = (options, tuple(sorted(env.items())))
+    def _build_whole(self, env: Env, options: Options, stage: Stage | None = None) -> Built:
+        stage = stage or self._whole
+        key = (stage, options, tuple(sorted(env.items())))
         found = self._wholes.get(key)
         if found is None:
-            found = self._wholes[key] = self._plan_and_build(env, options)
+            found = self._wholes[key] = self._plan_and_build(env, options, stage)
         return found
 
-    def _plan_and_build(self, env: Env, options: Options) -> Built:
+    def _plan_and_build(self, env: Env, options: Options, stage: Stage) -> Built:
         started = time.perf_counter()
-        selection, placed = self.plan(env, options)
+        selection, placed = self.plan(env, options, stage)
         planned = time.perf_counter()
         executable = self.backend.build(placed.plan, options)
         built = time.perf_counter()
         debug.log(
             debug.TIMES,
             lambda: (
-                f"{self.source.name} {dict(env)}: planned in {planned - started:.3f} s, built in {built - planned:.3f} s, "
+                f"{stage.graph.name} {dict(env)}: planned in {planned - started:.3f} s, built in {built - planned:.3f} s, "
                 f"{len(placed.plan.steps)} steps, arena {placed.plan.arena / 2**20:.1f} MiB"
             ),
         )
-        return Built(env, selection, placed, executable, placed.plan.outputs)
+        return Built(env, selection, placed, executable, placed.plan.outputs, stage=stage)
 
     # --- prepared memory ---------------------------------------------------------------------------------------
 
@@ -252,7 +339,9 @@ class CompiledSegment:
             tensor = self.parameters[v.name]()
             found = self.bridge.type_of(tensor)
             if found is not None and found.same_memory(v.type.layout):
-                return self.bridge.address(tensor), tensor
+                address = self.bridge.address(tensor)
+                if address % self.backend.alignment == 0:
+                    return address, tensor
         array = self._evaluate(v, memo)
         static = TensorType(array.shape, v.dtype, v.type.layout)
         if pack is None:

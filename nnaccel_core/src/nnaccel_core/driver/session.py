@@ -9,6 +9,7 @@ from typing import Any
 
 from nnaccel_core.api import Backend, Bridge, Captured, Signature
 from nnaccel_core.driver.segment import Built, CompiledSegment
+from nnaccel_core.driver.training import Record, TrainedSegment
 from nnaccel_core.errors import InputError
 from nnaccel_core.ir import Foreign, If, Loop, Program, Segment
 from nnaccel_core.ir.types import TensorType, common_env
@@ -18,15 +19,20 @@ from nnaccel_core.options import VERIFIED_CALLS, Options
 class Compiled:
     """A captured program, compiled segment by segment. Safe to call from several threads."""
 
-    def __init__(self, captured: Captured, backend: Backend, bridge: Bridge, options: Options) -> None:
+    def __init__(self, captured: Captured, backend: Backend, bridge: Bridge, options: Options, grad: bool = False) -> None:
+        """``grad``: the first call takes gradients, so that nothing is compiled for prediction before that is asked for."""
         self.captured = captured
         self.bridge = bridge
         self.backend = backend
-        options = replace(options, tf32=bridge.precision())
+        self.options = options = replace(options, tf32=bridge.precision())
         program = captured.program
-        self.segments: dict[int, CompiledSegment] = {
-            id(s): CompiledSegment(s.graph, backend, bridge, options, captured.parameters) for s in program.segments()
-        }
+        #: segments compiled for prediction, by identity
+        self.segments: dict[int, CompiledSegment] = {}
+        self._training: dict[tuple[int, tuple[bool, ...]], TrainedSegment] = {}
+        self._lock = threading.RLock()
+        if not grad:
+            for s in program.segments():
+                self._segment(s)
         self._single = self._whole(program)
         self._hot: dict[tuple[Any, ...], Built] = {}
         #: calls that the frontend still has to compare with the framework's own result (driver/verify.py)
@@ -41,98 +47,108 @@ class Compiled:
                 return part
         return None
 
-    def __call__(self, tensors: Sequence[Any]) -> list[Any]:
+    def __call__(self, tensors: Sequence[Any], record: Record | None = None) -> list[Any]:
         """Run on framework tensors in ``program.inputs`` order; returns new tensors of the framework.
+
+        Args:
+            record: puts a segment that needs gradients on the framework's tape; None runs without gradients.
 
         Raises:
             InputError: shapes or dtypes that do not fit (layouts are the caller's to ensure: `matches`);
             GuardError: sizes that contradict capture.
         """
         if self._single is not None:
-            return self._run_segment(self._single, tensors)
+            return self._run_segment(self._single, tensors, record)
         program = self.captured.program
         if len(tensors) != len(program.inputs):
             raise InputError(f"the network takes {len(program.inputs)} tensors, got {len(tensors)}")
         env = dict(zip(program.inputs, tensors, strict=True))
-        self._run_parts(program, env)
+        self._run_parts(program, env, record)
         return [env[name] for name in program.outputs]
 
-    def _run_parts(self, program: Program, env: dict[str, Any]) -> None:
+    def _run_parts(self, program: Program, env: dict[str, Any], record: Record | None) -> None:
         for part in program.parts:
             if isinstance(part, Segment):
-                outputs: Sequence[Any] = self._run_segment(part, [env[n] for n in part.inputs])
+                outputs: Sequence[Any] = self._run_segment(part, [env[n] for n in part.inputs], record)
                 env.update(zip(part.outputs, outputs, strict=True))
             elif isinstance(part, Foreign):
                 env.update(zip(part.outputs, part.call(*(env[n] for n in part.inputs)), strict=True))
             elif isinstance(part, If):
                 branch = part.then if bool(env[part.condition]) else part.other
                 inner = {n: env[n] for n in branch.inputs}
-                self._run_parts(branch, inner)
+                self._run_parts(branch, inner, record)
                 env.update((n, inner[n]) for n in branch.outputs)
             else:
-                self._run_loop(part, env)
+                self._run_loop(part, env, record)
 
-    def _run_loop(self, loop: Loop, env: dict[str, Any]) -> None:
+    def _run_loop(self, loop: Loop, env: dict[str, Any], record: Record | None) -> None:
         trips = int(env[loop.trip_count]) if loop.trip_count is not None else None
         done = 0
         while (trips is None or done < trips) and (loop.condition is None or bool(env[loop.condition])):
             inner = {n: env[n] for n in loop.body.inputs}
-            self._run_parts(loop.body, inner)
+            self._run_parts(loop.body, inner, record)
             env.update((before, inner[after]) for before, after in loop.carried)
             done += 1
 
-    def _run_segment(self, part: Segment, tensors: Sequence[Any]) -> list[Any]:
-        bridge = self.bridge
+    def _run_segment(self, part: Segment, tensors: Sequence[Any], record: Record | None) -> list[Any]:
+        if record is not None:
+            trained = self._trained(part, tensors)
+            if trained is not None:
+                results = record(trained, tensors, trained.tracked())
+                self._update(part, tensors, results)
+                return results
         # Whole shapes and dtypes, not the symbols' sizes alone: a tensor that does not fit must never reach compiled code.
         hot = (id(part), *[t.shape for t in tensors], *[t.dtype for t in tensors])
         built = self._hot.get(hot)
-        segment = self.segments[id(part)]
+        segment = self.segments.get(id(part)) or self._segment(part)
         if built is None:
-            built = segment.built(self._sizes(part, tensors))
+            built = segment.built(segment.sizes(tensors))
             if len(self._hot) > 256:  # sizes come and go: forget the shortcuts, keep what is built
                 self._hot = {}
             self._hot[hot] = built
-        prepared = built.prepared
-        if prepared is None or prepared.generation != segment._generation:
-            built = segment.built(built.env)
-            prepared = built.prepared
-            assert prepared is not None
-        address = bridge.address
-        threads = bridge.threads()
-        given = [address(t) for t in tensors]
-        if not (prepared.exact and built.executable.exact("input", given, threads)):
-            built = segment.strict(built)
-            prepared = built.prepared
-            assert prepared is not None
-        results = [bridge.allocate(t) for t in built.output_types]
-        built.executable.run(given, prepared.addresses, [address(t) for t in results], threads, bridge.stream())
-        updates = part.graph.updates
-        if updates:
-            n = len(part.graph.outputs)
-            for u, value in zip(updates, results[n:], strict=True):
-                if u.target in part.graph.inputs:
-                    bridge.copy(tensors[part.graph.inputs.index(u.target)], value)
-                else:
-                    bridge.copy(self.captured.parameters[u.target.name](), value)
-            del results[n:]
+        results = segment.run(built, tensors)
+        if part.graph.updates:
+            self._update(part, tensors, results)
         return results
 
-    def _sizes(self, part: Segment, tensors: Sequence[Any]) -> dict[str, int]:
-        """The values of the segment's symbols for these tensors.
+    def _segment(self, part: Segment) -> CompiledSegment:
+        """The segment compiled for prediction."""
+        with self._lock:
+            found = self.segments.get(id(part))
+            if found is None:
+                found = CompiledSegment(part.graph, self.backend, self.bridge, self.options, self.captured.parameters)
+                self.segments[id(part)] = found
+            return found
 
-        Raises:
-            InputError: wrong number, shape or dtype of tensors.
-        """
-        if len(tensors) != len(part.graph.inputs):
-            raise InputError(f"the network takes {len(part.graph.inputs)} tensors, got {len(tensors)}")
-        env: dict[str, int] = {}
-        for i, (v, t) in enumerate(zip(part.graph.inputs, tensors, strict=True)):
-            if not common_env(v.shape, tuple(t.shape), env):
-                raise InputError(f"input {i} (%{v.name}) has shape {list(t.shape)}; the network was compiled for {v.type}")
-            found = self.bridge.type_of(t)
-            if found is not None and found.dtype != v.dtype:
-                raise InputError(f"input {i} (%{v.name}) has dtype {found.dtype}; the network was compiled for {v.type}")
-        return env
+    def _update(self, part: Segment, tensors: Sequence[Any], results: list[Any]) -> None:
+        """Write what the segment updates, and take those values off ``results``."""
+        graph = part.graph
+        n = len(graph.outputs)
+        for u, value in zip(graph.updates, results[n:], strict=True):
+            if u.target in graph.inputs:
+                self.bridge.copy(tensors[graph.inputs.index(u.target)], value)
+            else:
+                self.bridge.copy(self.captured.parameters[u.target.name](), value)
+        del results[n:]
+
+    def _trained(self, part: Segment, tensors: Sequence[Any]) -> TrainedSegment | None:
+        """The segment with gradients of what the framework wants gradients of now; None when that is nothing."""
+        tracked = self.captured.tracked
+        params = [tracked[v.name]() if v.name in tracked else None for v in part.graph.params]
+        tracks = self.bridge.tracks
+        flags = tuple([tracks(t) for t in tensors] + [p is not None and tracks(p) for p in params])
+        if not any(flags):
+            return None
+        found = self._training.get((id(part), flags))
+        if found is None:
+            with self._lock:
+                found = self._training.get((id(part), flags))
+                if found is None:
+                    captured = self.captured
+                    detached = [k for k, name in enumerate(part.outputs) if name in captured.detached]
+                    found = TrainedSegment(part.graph, flags, detached, self.backend, self.bridge, self.options, captured)
+                    self._training[id(part), flags] = found
+        return found
 
     def matches(self, tensors: Sequence[Any]) -> bool:
         """Whether shapes, dtypes and layouts of ``tensors`` are what this program was compiled for."""
@@ -156,12 +172,13 @@ class Compiled:
 
     def refresh(self) -> None:
         """Parameters changed: drop everything derived from them."""
-        for segment in self.segments.values():
+        for segment in tuple(self.segments.values()):
             segment.refresh()
 
     def prepared_bytes(self) -> int:
         """Bytes of derived and packed parameters held beside the framework's own."""
-        return sum(s.prepared_bytes() for s in self.segments.values())
+        segments = (*self.segments.values(), *(s for t in self._training.values() for s in t.segments()))
+        return sum(s.prepared_bytes() for s in segments)
 
 
 class Session:
@@ -187,7 +204,7 @@ class Session:
             with self._lock:
                 found = self._programs.get(key)
                 if found is None:
-                    found = Compiled(capture(), self.backend, self.bridge, self.options)
+                    found = Compiled(capture(), self.backend, self.bridge, self.options, signature.grad)
                     self._programs[key] = found
         return found
 

@@ -7,11 +7,12 @@ a network, so that a handful of plans serves every batch size: once these exist,
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nnaccel_core.api import Executable, Machine
+from nnaccel_core.api import Backend, Executable, Layer, Machine
 from nnaccel_core.ir import Env, Graph, Node, TensorType, Value, evaluate, free_symbols, sym
 from nnaccel_core.ir.dims import Dim
 from nnaccel_core.loopir.grammar import Load, Nest, Scalar, children
@@ -98,16 +99,93 @@ def _loads(*scalars: Scalar | None) -> list[Load]:
     return found
 
 
-@dataclass(frozen=True)
-class SliceCost:
-    """What decides the slice: bytes of weights, and arithmetic of one sample."""
+def layers(graph: Graph, name: str) -> tuple[Layer, ...]:
+    """The layers of ``graph`` that read or write the batch ``name``; views and element-wise ones, which join others, left out."""
+    params = set(graph.params)
+    env: Env = {name: 1}
+    limits = [lookup(n.op, n.where()).limit_of(n) for n in graph.nodes]
+    last, roots = _lifetimes(graph, limits)
+    enters = _entering(graph, limits, name)
+    sizes: dict[Value, int] = {}
 
-    weight_bytes: int
-    flops: float
+    def nbytes(v: Value) -> int:
+        found = sizes.get(v)
+        if found is None:
+            found = sizes[v] = evaluate(v.type.nbytes, env)
+        return found
+
+    live: dict[Value, int] = {}
+    held, found = 0, []
+    for i, (node, limit) in enumerate(zip(graph.nodes, limits, strict=True)):
+        for v in node.outputs:
+            if v not in roots:
+                live[v] = last.get(v, i)
+                held += nbytes(v)
+        if limit not in ("any", "view") and any(_carries(v, name) for v in node.outputs):
+            read, op = dict.fromkeys(node.inputs), lookup(node.op)
+            found.append(
+                Layer(
+                    node=i,
+                    flops=float(evaluate(op.flops(node), env)) if op.flops is not None else 0.0,
+                    nbytes=sum(nbytes(v) for v in (*read, *node.outputs) if v not in params),
+                    outputs=sum(evaluate(v.type.size, env) for v in node.outputs),
+                    weights=sum(nbytes(v) for v in read if v in params),
+                    held=held,
+                    enters=None if (across := enters[i]) is None else sum(map(nbytes, across)),
+                )
+            )
+        for v in [v for v in live if live[v] <= i]:
+            held -= nbytes(v)
+            del live[v]
+    return tuple(found)
 
 
-def slice_cost(graph: Graph, name: str) -> SliceCost:
-    """Weights and operations of ``graph`` (its parameters are the prepared values)."""
+def _lifetimes(graph: Graph, limits: Sequence[str]) -> tuple[dict[Value, int], dict[Value, Value]]:
+    """The last node that reads each value or what lies in its memory; and whose memory values lie in that have none of their own,
+    which are views and results of element-wise nodes."""
+    params = set(graph.params)
+    last: dict[Value, int] = {}
+    roots: dict[Value, Value] = {}
+    for i, (node, limit) in enumerate(zip(graph.nodes, limits, strict=True)):
+        for v in node.inputs:
+            last[roots.get(v, v)] = i
+        if limit in ("any", "view"):
+            size = node.outputs[0].type.size
+            same = next((v for v in node.inputs if v not in params and v.type.size == size), None)
+            if same is not None:
+                roots[node.outputs[0]] = roots.get(same, same)
+    return last, roots
+
+
+def _entering(graph: Graph, limits: Sequence[str], name: str) -> list[tuple[Value, ...] | None]:
+    """`stages.crossing` in front of each node, for all of them in one pass."""
+    last = {v: i for i, node in enumerate(graph.nodes) for v in node.inputs}
+    results = set(graph.results())
+    across: dict[Value, bool] = {}  # what crosses, and whether it can
+    found: list[tuple[Value, ...] | None] = []
+    ended = False
+    for i, (node, limit) in enumerate(zip(graph.nodes, limits, strict=True)):
+        found.append(tuple(across) if i and not ended and all(across.values()) else None)
+        for v in node.inputs:
+            if last[v] == i:
+                across.pop(v, None)
+        for v in node.outputs:
+            ended = ended or v in results
+            if last.get(v, -1) > i:
+                across[v] = limit != "view" and _leading_symbol(v) == name and v.type.layout[0] == 0
+    return found
+
+
+def choose(graph: Graph, name: str, backend: Backend) -> tuple[int, tuple[tuple[int, int], ...]]:
+    """The largest slice; and the first node and the largest slice of each stage, () where there are none."""
+    found = functools.cache(lambda: layers(graph, name))  # not looked at by every backend, and worth some milliseconds
+    size = backend.largest_slice(found)
+    stages = tuple((found()[at].node if at else 0, n) for at, n in backend.stages(found))
+    return (cached_slice(*_weights_and_flops(graph, name), backend.machine) if size is None else size), stages
+
+
+def _weights_and_flops(graph: Graph, name: str) -> tuple[int, float]:
+    """Bytes of weights (its parameters are the prepared values), and operations for one sample."""
     env: Env = {name: 1}
     weights = sum(evaluate(p.type.nbytes, env) for p in graph.params)
     flops = 0.0
@@ -115,18 +193,14 @@ def slice_cost(graph: Graph, name: str) -> SliceCost:
         op = lookup(node.op)
         if op.flops is not None:
             flops += evaluate(op.flops(node), env)
-    return SliceCost(weights, flops)
+    return weights, flops
 
 
-def largest_slice(cost: SliceCost, machine: Machine, limit: int = 64) -> int:
-    """The smallest power of two whose weights cost at most `WEIGHT_SHARE` of its arithmetic.
-
-    GPUs run batches whole: it takes many images to keep all multiprocessors busy, and each kernel has its launch.
-    """
-    if machine.kind == "cuda":
-        return 1 << 30
-    per_sample = cost.flops / (machine.flops * EFFICIENCY)
-    reading = cost.weight_bytes / machine.bandwidth
+def cached_slice(weights: int, flops: float, machine: Machine, limit: int = 64) -> int:
+    """The smallest power of two whose weights cost at most `WEIGHT_SHARE` of its arithmetic: the rule where activations of a few
+    samples stay in the cache, so that reading weights is what smaller slices cost."""
+    per_sample = flops / (machine.flops * EFFICIENCY)
+    reading = weights / machine.bandwidth
     size = 1
     while size < limit and reading > WEIGHT_SHARE * size * per_sample:
         size *= 2

@@ -16,6 +16,7 @@ from nnaccel_core.api import Pass
 from nnaccel_core.driver.segment import Built, CompiledSegment
 from nnaccel_core.driver.session import Compiled
 from nnaccel_core.driver.slicing import sliced
+from nnaccel_core.driver.training import Record
 from nnaccel_core.errors import MismatchError
 from nnaccel_core.hooks import manager
 from nnaccel_core.interp import bind_attrs, run_graph
@@ -136,12 +137,12 @@ class _Recorder(Compiled):
         self.bridge.copy(copy, tensor)
         return copy
 
-    def _run_segment(self, part: Segment, tensors: Sequence[Any]) -> list[Any]:
+    def _run_segment(self, part: Segment, tensors: Sequence[Any], record: Record | None = None) -> list[Any]:
         updates = [u.target for u in part.graph.updates]
         before = [self._clone(t) for t in tensors] if updates else list(tensors)
         params = [self.captured.parameters[v.name]() for v in updates if v not in part.graph.inputs]
         kept = [self._clone(p) for p in params]
-        results = super()._run_segment(part, tensors)
+        results = super()._run_segment(part, tensors, record)
         for p, k in zip(params, kept, strict=True):
             self.bridge.copy(p, k)
         self.records.append((part, before, [np.array(self.bridge.numpy(r)) for r in results]))
@@ -156,6 +157,8 @@ def _in_segment(segment: CompiledSegment, built: Built, tensors: Sequence[Any], 
     strict = not (built.prepared.exact and built.executable.exact("input", given, bridge.threads()))
     if strict:
         built = segment.strict(built)  # as the call itself did
+    if built.stages:  # group by group in one piece: what runs in slices is looked at in the same layers
+        built = segment._build_whole(built.env, replace(segment.options, numerics="strict") if strict else segment.options)
     order = sliced(built.executable)
     if order:
         assert segment.batch is not None

@@ -1,7 +1,9 @@
 """The operators. One op, one place: shape inference, reference, gradient, limit and loop nest stand together."""
 
 from nnaccel_core.ops import (
+    binary,
     conv,
+    conv_backward,
     conv_transpose,
     elementwise,
     grid_sample,
@@ -10,6 +12,8 @@ from nnaccel_core.ops import (
     matmul,
     max_positions,
     norm,
+    norm_train,
+    pad,
     pool,
     reduce,
     resize,
@@ -18,7 +22,7 @@ from nnaccel_core.ops import (
 from nnaccel_core.ops.registry import OpDef, Sample, all_ops, infer, lookup, register, rewriter
 
 __all__ = [
-    "OpDef", "Sample", "all_ops", "conv", "conv_transpose", "elementwise", "grid_sample", "indexing", "infer",
-    "integers", "lookup", "matmul", "max_positions", "norm", "pool", "reduce",
-    "register", "resize", "rewriter", "shape",
+    "OpDef", "Sample", "all_ops", "binary", "conv", "conv_backward", "conv_transpose", "elementwise", "grid_sample", "indexing",
+    "infer", "integers", "lookup", "matmul", "max_positions", "norm", "norm_train", "pad", "pool", "reduce", "register", "resize",
+    "rewriter", "shape",
 ]  # fmt: skip

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from nnaccel_core.errors import ShapeError
-from nnaccel_core.ir import Dim, Node, TensorType, product, sym
+from nnaccel_core.ir import Dim, Node, Rewriter, TensorType, Value, product, sym
 from nnaccel_core.loopir.grammar import Acc, Binary, Bound, Load, Nest
+from nnaccel_core.ops.reduce import sum_per_channel
 from nnaccel_core.ops.registry import Array, Attrs, OpDef, Sample, register, require_equal
 
 
@@ -18,6 +19,17 @@ def window_extent(size: Dim, kernel: int, stride: int, pad: tuple[int, int], dil
     if isinstance(extent, int) and span > extent:
         raise ShapeError(f"a window of {span} is larger than the padded extent {extent}")
     return (extent - span) // stride + 1
+
+
+def windows_over(at: Dim, size: int, stride: int, j: Dim) -> tuple[int, Dim, Dim]:
+    """The windows of dilation 1 that contain position ``at`` of the padded input.
+
+    Returns:
+        how many there are at most; of the ``j``-th of them its number, which grows with ``j``, and which of its elements
+        lies there. It contains the position if it exists and that element is less than ``size``.
+    """
+    count = -(-size // stride)
+    return count, at // stride - (count - 1) + j, at % stride + stride * (count - 1 - j)
 
 
 def _infer(types: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
@@ -119,6 +131,29 @@ def _flops(node: Node) -> Dim:
     return 2 * node.output.type.size * product(node.inputs[1].shape[1:])
 
 
+def _input_gradient(r: Rewriter, node: Node, x: Value, w: Value, g: Value) -> Value:
+    """``dx``; of a depthwise convolution of stride 1 as another one, of ``g`` with the window turned around."""
+    a, o = node.attrs, node.origin
+    padding = []
+    for k, (lo, hi) in enumerate(a["padding"]):
+        reach = a["dilation"][k] * (int(w.shape[2 + k]) - 1)  # type: ignore[arg-type]
+        padding.append((reach - lo, reach - hi))
+    fits = all(s == 1 for s in a["stride"]) and min(min(pair) for pair in padding) >= 0
+    if fits and is_depthwise(node) and w.shape[0] == x.shape[1]:
+        turned = r.add("flip", [w], {"axes": tuple(range(2, w.type.rank))}, origin=o)
+        return r.add("conv", [g, turned], {**a, "padding": tuple(padding)}, origin=o)
+    return r.add("conv_backward_data", [g, w], {**a, "spatial": x.shape[2:]}, origin=o)
+
+
+def _vjp(r: Rewriter, n: Node, ins: Sequence[Value], outs: Sequence[Value], gs: Sequence[Value]) -> Sequence[Value | None]:
+    (x, w), g = ins[:2], gs[0]
+    dw = r.add("conv_backward_weights", [g, x], {**n.attrs, "window": w.shape[2:]}, origin=n.origin)
+    grads: list[Value | None] = [_input_gradient(r, n, x, w, g), dw]
+    if len(ins) == 3:
+        grads.append(sum_per_channel(r, g, n.origin))
+    return grads
+
+
 def conv_attrs(
     stride: Sequence[int] = (1, 1),
     padding: Sequence[tuple[int, int]] = ((0, 0), (0, 0)),
@@ -145,4 +180,4 @@ def _samples() -> Iterable[Sample]:
     yield Sample((draw(1, 2, 5, 4, 6), draw(3, 2, 3, 1, 2)), conv_attrs((1, 1, 2), ((1, 1), (0, 0), (0, 1)), (1, 1, 1)), 1e-4)
 
 
-register(OpDef("conv", _infer, _ref, limit=_limit, loop=_loop, samples=_samples, flops=_flops))
+register(OpDef("conv", _infer, _ref, _vjp, _limit, loop=_loop, samples=_samples, flops=_flops))

@@ -8,6 +8,7 @@ import numpy as np
 
 from nnaccel_core.errors import ShapeError
 from nnaccel_core.ir import Node, Rewriter, TensorType, Value, numpy_dtype
+from nnaccel_core.ops.reduce import sum_per_channel
 from nnaccel_core.ops.registry import Array, Attrs, OpDef, Sample, register, require_equal
 
 
@@ -97,6 +98,25 @@ def _decompose(r: Rewriter, node: Node, inputs: Sequence[Value]) -> Sequence[Val
     return (out,)
 
 
+def _vjp(r: Rewriter, n: Node, ins: Sequence[Value], outs: Sequence[Value], gs: Sequence[Value]) -> Sequence[Value | None]:
+    """A convolution with the same weights, of which this op is the gradient by the input."""
+    (x, w), g, o = ins[:2], gs[0], n.origin
+    dbias = [sum_per_channel(r, g, o)] if len(ins) == 3 else []
+    padding = []
+    beyond = []
+    for (lo, hi), extra, stride in zip(n.attrs["padding"], n.attrs["output_padding"], n.attrs["stride"], strict=True):
+        # Output padding of a stride or more would make room for another window.
+        hi -= extra if extra >= stride else 0
+        padding.append((lo, max(hi, 0)))
+        beyond.append(max(-hi, 0))
+    if any(beyond):
+        ends = (*g.shape[:2], *(d - cut for d, cut in zip(g.shape[2:], beyond, strict=True)))
+        g = r.add("slice", [g], {"starts": (0,) * len(ends), "ends": ends, "steps": (1,) * len(ends)}, origin=o)
+    conv = {"padding": tuple(padding), **{k: n.attrs[k] for k in ("stride", "dilation", "groups")}}
+    dx = r.add("conv", [g, w], conv, origin=o)
+    return (dx, r.add("conv_backward_weights", [x, g], {**conv, "window": w.shape[2:]}, origin=o), *dbias)
+
+
 def _samples() -> Iterable[Sample]:
     rng = np.random.default_rng(24)
 
@@ -117,6 +137,8 @@ def _samples() -> Iterable[Sample]:
     yield Sample((draw(1, 4, 5, 6), draw(4, 3, 2, 2)), attrs((2, 2), 0, groups=2), 1e-4)
     yield Sample((draw(1, 3, 7), draw(3, 2, 3), draw(2)), attrs((1,), 1, dilation=2), 1e-4)
     yield Sample((draw(1, 2, 5, 5), draw(2, 3, 1, 1)), attrs((2, 2), 1), 1e-4)
+    yield Sample((draw(1, 2, 5), draw(2, 3, 3), draw(3)), attrs((2,), 1, 2, 3), 1e-4)
+    yield Sample((draw(1, 2, 5), draw(2, 3, 3)), attrs((1,), 0, 1, 2), 1e-4)
 
 
-register(OpDef("conv_transpose", _infer, _ref, limit="compute", decompositions={"spread": _decompose}, samples=_samples))
+register(OpDef("conv_transpose", _infer, _ref, _vjp, "compute", decompositions={"spread": _decompose}, samples=_samples))

@@ -1,4 +1,4 @@
-"""Element-wise operators: unary, binary with numpy broadcasting, comparison, selection, cast.
+"""Element-wise operators of one operand, casts among them.
 
 One row each: the numpy reference, the loop IR body, the gradient and sample ranges.
 """
@@ -14,7 +14,7 @@ import numpy as np
 from nnaccel_core.errors import ShapeError
 from nnaccel_core.ir import Dim, Node, Rewriter, TensorType, Value, numpy_dtype, sym
 from nnaccel_core.loopir.grammar import Binary, Cast, Const, Load, Nest, Scalar, Select, Unary, scalar_dtype
-from nnaccel_core.ops.registry import Array, Attrs, OpDef, Sample, broadcast_shapes, register
+from nnaccel_core.ops.registry import Array, Attrs, Emitter, OpDef, Sample, Vjp, flat_vjp, register, unary_vjp
 
 
 def axis_names(rank: int) -> tuple[str, ...]:
@@ -33,10 +33,6 @@ def pointwise(node: Node, body: Callable[..., Scalar]) -> tuple[Nest]:
     names = axis_names(node.output.type.rank)
     axes = [sym(n) for n in names]
     return (Nest(node.output, names, body(*(load_broadcast(v, axes) for v in node.inputs))),)
-
-
-def f32(x: float) -> Const:
-    return Const(x, "float32")
 
 
 def like(s: Scalar, x: float) -> Const:
@@ -118,15 +114,12 @@ def _elu_body(x: Scalar, attrs: Attrs) -> Scalar:
     return Select(Binary("gt", x, like(x, 0.0)), x, Binary("mul", like(x, attrs.get("alpha", 1.0)), Unary("expm1", x)))
 
 
-Grad = Callable[[Rewriter, Node, Sequence[Value], Sequence[Value], Sequence[Value]], Sequence["Value | None"]]
-
-
 def unary(
     name: str,
     ref: Callable[[Array, Attrs], Array],
     body: Callable[[Scalar, Attrs], Scalar],
     *,
-    vjp: Grad | None = None,
+    vjp: Vjp | None = None,
     domain: tuple[float, float] = (-3.0, 3.0),
     cost: int = 1,
     rtol: float = 1e-5,
@@ -153,86 +146,210 @@ def unary(
     )
 
 
-def _times(f: Callable[[Rewriter, Node, Value, Value], Value]) -> Grad:
-    """A vjp from the local derivative ``f(rewriter, node, input, output)``."""
-
-    def vjp(r: Rewriter, n: Node, ins: Sequence[Value], outs: Sequence[Value], gs: Sequence[Value]) -> Sequence[Value | None]:
-        return (r.add("mul", [gs[0], f(r, n, ins[0], outs[0])], origin=n.origin),)
-
-    return vjp
-
-
 def _op1(op: str) -> Callable[[Scalar, Attrs], Scalar]:
     return lambda x, attrs: Unary(op, x)
 
 
-def scalar_constant(r: Rewriter, x: float, like_value: Value, origin: str) -> Value:
-    """A 0-d constant of the dtype of ``like_value``."""
-    return r.add("constant", [], {"value": np.asarray(x, numpy_dtype(like_value.dtype))}, origin=origin)
+def unbroadcast(r: Rewriter, grad: Value, shape: Sequence[Dim], origin: str) -> Value:
+    """Sum ``grad`` over the axes along which an operand of ``shape`` was broadcast.
+
+    In two stages where the batch is one of several: every image has tasks of its own, and sums are short.
+    """
+    extra = grad.type.rank - len(shape)
+    axes = tuple(range(extra)) + tuple(extra + k for k, d in enumerate(shape) if d == 1 and grad.shape[extra + k] != 1)
+    for part in (axes[1:], axes[:1]) if axes[:1] == (0,) else (axes,):
+        if part:
+            grad = r.add("reduce_sum", [grad], {"axes": part, "keepdims": True}, origin=origin)
+    if extra:
+        grad = r.add("reshape", [grad], {"shape": tuple(shape)}, origin=origin)
+    return grad
 
 
-def _relu_vjp(r: Rewriter, n: Node, ins: Sequence[Value], outs: Sequence[Value], gs: Sequence[Value]) -> Sequence[Value | None]:
-    zero = scalar_constant(r, 0.0, outs[0], n.origin)
-    positive = r.add("gt", [outs[0], zero], origin=n.origin)
-    return (r.add("where", [positive, gs[0], zero], origin=n.origin),)
+# --- gradients: of x, its result y and the result's gradient g; at kinks as torch has them ----------------------------
 
+
+def _scaled(f: Callable[[Emitter, Value, Value], Value]) -> Vjp:
+    """``g`` times the derivative ``f(emit, x, y)``."""
+    return unary_vjp(lambda e, n, x, y, g: e("mul", g, f(e, x, y)))
+
+
+def _abs_vjp(e: Emitter, n: Node, x: Value, y: Value, g: Value) -> Value:
+    return e("where", e("gt", x, 0.0), g, e("where", e("lt", x, 0.0), e("neg", g), 0.0))
+
+
+def _silu_slope(e: Emitter, x: Value, y: Value) -> Value:
+    s = e("sigmoid", x)
+    return e("mul", s, e("add", e("mul", x, e("sub", 1.0, s)), 1.0))
+
+
+def _gelu_vjp(e: Emitter, n: Node, x: Value, y: Value, g: Value) -> Value:
+    square = e("mul", x, x)
+    if n.attrs.get("approximate", "none") == "tanh":
+        k = math.sqrt(2 / math.pi)
+        t = e("tanh", e("mul", e("mul", x, k), e("add", e("mul", square, 0.044715), 1.0)))
+        inner = e("add", e("mul", square, 3 * 0.044715 * k), k)
+        chance, slope = e("add", t, 1.0), e("mul", e("sub", 1.0, e("mul", t, t)), inner)
+        return e("mul", g, e("mul", e("add", chance, e("mul", x, slope)), 0.5))
+    chance = e("mul", e("add", e("erf", e("mul", x, math.sqrt(0.5))), 1.0), 0.5)
+    density = e("mul", e("exp", e("mul", square, -0.5)), 1 / math.sqrt(2 * math.pi))
+    return e("mul", g, e("add", chance, e("mul", x, density)))
+
+
+def _hardsigmoid_vjp(e: Emitter, n: Node, x: Value, y: Value, g: Value) -> Value:
+    inside = e("bitwise_and", e("gt", x, -3.0), e("lt", x, 3.0))
+    return e("where", inside, e("mul", g, 1 / 6), 0.0)
+
+
+def _hardswish_vjp(e: Emitter, n: Node, x: Value, y: Value, g: Value) -> Value:
+    middle = e("mul", g, e("add", e("mul", x, 1 / 3), 0.5))
+    return e("where", e("le", x, -3.0), 0.0, e("where", e("lt", x, 3.0), middle, g))
+
+
+def _clip_vjp(e: Emitter, n: Node, x: Value, y: Value, g: Value) -> Value:
+    """1 inside and at the bounds, as ``clamp`` has it; with ``open`` only inside, as ``hardtanh`` and ``relu6`` have it."""
+    inner = n.attrs.get("open", False)
+    tests = [
+        e(op, y if inner else x, float(bound))
+        for op, bound in (("gt" if inner else "ge", n.attrs["min"]), ("lt" if inner else "le", n.attrs["max"]))
+        if math.isfinite(bound)
+    ]
+    if not tests:
+        return g
+    return e("where", tests[0] if len(tests) == 1 else e("bitwise_and", *tests), g, 0.0)
+
+
+def _leaky_vjp(e: Emitter, n: Node, x: Value, y: Value, g: Value) -> Value:
+    alpha = n.attrs["alpha"]
+    return e("where", e("gt", y if alpha >= 0 else x, 0.0), g, e("mul", g, alpha))
+
+
+def _elu_vjp(e: Emitter, n: Node, x: Value, y: Value, g: Value) -> Value:
+    alpha = n.attrs.get("alpha", 1.0)
+    slope = e("add", y, alpha) if alpha > 0 else e("mul", e("exp", x), alpha)
+    return e("where", e("gt", y if alpha > 0 else x, 0.0), g, e("mul", g, slope))
+
+
+def _softplus_vjp(e: Emitter, n: Node, x: Value, y: Value, g: Value) -> Value:
+    scaled = e("mul", x, n.attrs.get("beta", 1.0))
+    straight = e("gt", scaled, n.attrs.get("threshold", 20.0))
+    return e("where", straight, g, e("mul", g, e("sigmoid", scaled)))
+
+
+# --- the operators ----------------------------------------------------------------------------------------------------
 
 unary(
     "relu",
     lambda x, a: np.where(x < 0, np.zeros((), x.dtype), x),
     lambda x, a: Select(Binary("lt", x, like(x, 0)), like(x, 0), x),
-    vjp=_relu_vjp,
+    vjp=unary_vjp(lambda e, n, x, y, g: e("where", e("le", y, 0.0), 0.0, g)),
     any_dtype=True,
 )
-unary("neg", lambda x, a: -x, _op1("neg"), any_dtype=True, vjp=lambda r, n, i, o, g: (r.add("neg", [g[0]], origin=n.origin),))
-unary("abs", lambda x, a: np.abs(x), _op1("abs"), any_dtype=True)
-unary("exp", lambda x, a: np.exp(x), _op1("exp"), cost=8, vjp=_times(lambda r, n, x, y: y))
-unary("expm1", lambda x, a: np.expm1(x), _op1("expm1"), cost=10)
+unary("neg", lambda x, a: -x, _op1("neg"), any_dtype=True, vjp=unary_vjp(lambda e, n, x, y, g: e("neg", g)))
+unary("abs", lambda x, a: np.abs(x), _op1("abs"), any_dtype=True, vjp=unary_vjp(_abs_vjp))
+unary("exp", lambda x, a: np.exp(x), _op1("exp"), cost=8, vjp=_scaled(lambda e, x, y: y))
+unary("expm1", lambda x, a: np.expm1(x), _op1("expm1"), cost=10, vjp=_scaled(lambda e, x, y: e("add", y, 1.0)))
 unary(
     "log",
     lambda x, a: np.log(x),
     _op1("log"),
     domain=(0.1, 3.0),
     cost=8,
-    vjp=lambda r, n, i, o, g: (r.add("div", [g[0], i[0]], origin=n.origin),),
+    vjp=unary_vjp(lambda e, n, x, y, g: e("div", g, x)),
 )
-unary("log1p", lambda x, a: np.log1p(x), _op1("log1p"), domain=(-0.5, 3.0), cost=10)
-unary("sqrt", lambda x, a: np.sqrt(x), _op1("sqrt"), domain=(0.1, 3.0), cost=4)
-unary("rsqrt", lambda x, a: 1 / np.sqrt(x), _op1("rsqrt"), domain=(0.1, 3.0), cost=6)
-unary("reciprocal", lambda x, a: 1 / x, _op1("recip"), domain=(0.1, 3.0), cost=4)
-unary("sin", lambda x, a: np.sin(x), _op1("sin"), cost=10)
-unary("cos", lambda x, a: np.cos(x), _op1("cos"), cost=10)
-unary("tanh", lambda x, a: np.tanh(x), _op1("tanh"), cost=12)
-unary("erf", lambda x, a: erf(x), _op1("erf"), cost=12)
-unary("floor", lambda x, a: np.floor(x), _op1("floor"))
-unary("ceil", lambda x, a: np.ceil(x), _op1("ceil"))
-unary("round", lambda x, a: np.round(x), _op1("round"))
-unary("sigmoid", lambda x, a: sigmoid(x), lambda x, a: sigmoid_body(x), cost=10)
-unary("silu", lambda x, a: x * sigmoid(x), lambda x, a: Binary("mul", x, sigmoid_body(x)), cost=11)
-unary("gelu", _gelu_ref, _gelu_body, cost=16, sample_attrs=({"approximate": "none"}, {"approximate": "tanh"}))
-unary("hardsigmoid", lambda x, a: np.clip(x + 3, 0, 6) / 6, lambda x, a: _hardsigmoid_body(x), domain=(-5, 5), cost=3)
+unary(
+    "log1p",
+    lambda x, a: np.log1p(x),
+    _op1("log1p"),
+    domain=(-0.5, 3.0),
+    cost=10,
+    vjp=unary_vjp(lambda e, n, x, y, g: e("div", g, e("add", x, 1.0))),
+)
+unary(
+    "sqrt",
+    lambda x, a: np.sqrt(x),
+    _op1("sqrt"),
+    domain=(0.1, 3.0),
+    cost=4,
+    vjp=unary_vjp(lambda e, n, x, y, g: e("div", g, e("mul", y, 2.0))),
+)
+unary(
+    "rsqrt",
+    lambda x, a: 1 / np.sqrt(x),
+    _op1("rsqrt"),
+    domain=(0.1, 3.0),
+    cost=6,
+    vjp=_scaled(lambda e, x, y: e("mul", e("mul", y, e("mul", y, y)), -0.5)),
+)
+unary(
+    "reciprocal",
+    lambda x, a: 1 / x,
+    _op1("recip"),
+    domain=(0.1, 3.0),
+    cost=4,
+    vjp=_scaled(lambda e, x, y: e("neg", e("mul", y, y))),
+)
+unary("sin", lambda x, a: np.sin(x), _op1("sin"), cost=10, vjp=_scaled(lambda e, x, y: e("cos", x)))
+unary("cos", lambda x, a: np.cos(x), _op1("cos"), cost=10, vjp=_scaled(lambda e, x, y: e("neg", e("sin", x))))
+unary("tanh", lambda x, a: np.tanh(x), _op1("tanh"), cost=12, vjp=_scaled(lambda e, x, y: e("sub", 1.0, e("mul", y, y))))
+unary(
+    "erf",
+    lambda x, a: erf(x),
+    _op1("erf"),
+    cost=12,
+    vjp=_scaled(lambda e, x, y: e("mul", e("exp", e("neg", e("mul", x, x))), 2 / math.sqrt(math.pi))),
+)
+unary("floor", lambda x, a: np.floor(x), _op1("floor"), vjp=flat_vjp)
+unary("ceil", lambda x, a: np.ceil(x), _op1("ceil"), vjp=flat_vjp)
+unary("round", lambda x, a: np.round(x), _op1("round"), vjp=flat_vjp)
+unary(
+    "sigmoid",
+    lambda x, a: sigmoid(x),
+    lambda x, a: sigmoid_body(x),
+    cost=10,
+    vjp=_scaled(lambda e, x, y: e("mul", e("sub", 1.0, y), y)),
+)
+unary("silu", lambda x, a: x * sigmoid(x), lambda x, a: Binary("mul", x, sigmoid_body(x)), cost=11, vjp=_scaled(_silu_slope))
+unary(
+    "gelu",
+    _gelu_ref,
+    _gelu_body,
+    cost=16,
+    sample_attrs=({"approximate": "none"}, {"approximate": "tanh"}),
+    vjp=unary_vjp(_gelu_vjp),
+)
+unary(
+    "hardsigmoid",
+    lambda x, a: np.clip(x + 3, 0, 6) / 6,
+    lambda x, a: _hardsigmoid_body(x),
+    domain=(-5, 5),
+    cost=3,
+    vjp=unary_vjp(_hardsigmoid_vjp),
+)
 unary(
     "hardswish",
     lambda x, a: x * np.clip(x + 3, 0, 6) / 6,
     lambda x, a: Binary("mul", x, _hardsigmoid_body(x)),
     domain=(-5, 5),
     cost=4,
+    vjp=unary_vjp(_hardswish_vjp),
 )
 unary(
     "clip",
     lambda x, a: np.where(x < a["min"], np.asarray(a["min"], x.dtype), np.where(x > a["max"], np.asarray(a["max"], x.dtype), x)),
     lambda x, a: clip_body(x, a["min"], a["max"]),
     domain=(-8, 8),
-    sample_attrs=({"min": 0.0, "max": 6.0}, {"min": float("-inf"), "max": 1.0}),
+    sample_attrs=({"min": 0.0, "max": 6.0, "open": True}, {"min": -1.0, "max": 2.5}, {"min": float("-inf"), "max": 1.0}),
     cost=2,
+    vjp=unary_vjp(_clip_vjp),
     any_dtype=True,
 )
 unary(
     "leaky_relu",
     lambda x, a: np.where(x > 0, x, x * a["alpha"]),
     lambda x, a: Select(Binary("gt", x, like(x, 0.0)), x, Binary("mul", x, like(x, a["alpha"]))),
-    sample_attrs=({"alpha": 0.01}, {"alpha": 0.3}),
+    sample_attrs=({"alpha": 0.01}, {"alpha": -0.3}),
     cost=2,
+    vjp=unary_vjp(_leaky_vjp),
 )
 unary(
     "elu",
@@ -240,6 +357,7 @@ unary(
     _elu_body,
     sample_attrs=({"alpha": 1.0}, {"alpha": 0.5}),
     cost=12,
+    vjp=unary_vjp(_elu_vjp),
     rtol=3e-5,
 )
 unary(
@@ -252,136 +370,8 @@ unary(
     _softplus_body,
     domain=(-30, 30),
     cost=20,
+    vjp=unary_vjp(_softplus_vjp),
     rtol=3e-5,
-)
-
-
-# --- two operands ---------------------------------------------------------------------------------------------
-
-
-def unbroadcast(r: Rewriter, grad: Value, shape: Sequence[Dim], origin: str) -> Value:
-    """Sum ``grad`` over the axes along which an operand of ``shape`` was broadcast."""
-    extra = grad.type.rank - len(shape)
-    axes = tuple(range(extra)) + tuple(extra + k for k, d in enumerate(shape) if d == 1 and grad.shape[extra + k] != 1)
-    if axes:
-        grad = r.add("reduce_sum", [grad], {"axes": axes, "keepdims": True}, origin=origin)
-    if extra:
-        grad = r.add("reshape", [grad], {"shape": tuple(shape)}, origin=origin)
-    return grad
-
-
-def _infer_binary(types: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
-    a, b = types
-    if a.dtype != b.dtype:
-        raise ShapeError(f"dtypes {a.dtype} and {b.dtype} differ; frontends insert casts")
-    return (TensorType(broadcast_shapes(a.shape, b.shape), a.dtype),)
-
-
-def _infer_compare(types: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
-    return (_infer_binary(types, attrs)[0].with_dtype("bool"),)
-
-
-def _binary_samples(lo: float, hi: float, dtype: str) -> Iterable[Sample]:
-    rng = np.random.default_rng(1)
-
-    def draw(*shape: int) -> Array:
-        return (rng.uniform(lo, hi, shape) * (1 if dtype.startswith("float") else 10)).astype(dtype)
-
-    yield Sample((draw(2, 3, 5, 9), draw(2, 3, 5, 9)))
-    yield Sample((draw(2, 3, 5, 9), draw(3, 1, 1)))
-    yield Sample((draw(4, 1), draw(1, 19)))
-    yield Sample((draw(), draw(6)))
-
-
-def binary(
-    name: str,
-    ref: Callable[[Array, Array], Array],
-    op: str,
-    *,
-    compare: bool = False,
-    vjp: Grad | None = None,
-    domain: tuple[float, float] = (-3.0, 3.0),
-    dtype: str = "float32",
-    cost: int = 1,
-    body: Callable[[Scalar, Scalar], Scalar] | None = None,
-) -> OpDef:
-    """Register an element-wise op of two operands of one dtype, by default ``Binary(op, a, b)`` in the loop IR."""
-    element = body or (lambda a, b: Binary(op, a, b))
-
-    def run(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
-        out = np.asarray(ref(xs[0], xs[1]))
-        return (out if compare else out.astype(xs[0].dtype, copy=False),)
-
-    return register(
-        OpDef(
-            name,
-            _infer_compare if compare else _infer_binary,
-            run,
-            vjp,
-            "any",
-            loop=lambda n: pointwise(n, element),
-            samples=functools.partial(_binary_samples, *domain, dtype),
-            cost=cost,
-        )
-    )
-
-
-def _add_vjp(r: Rewriter, n: Node, ins: Sequence[Value], outs: Sequence[Value], gs: Sequence[Value]) -> Sequence[Value | None]:
-    return tuple(unbroadcast(r, gs[0], v.shape, n.origin) for v in ins)
-
-
-def _sub_vjp(r: Rewriter, n: Node, ins: Sequence[Value], outs: Sequence[Value], gs: Sequence[Value]) -> Sequence[Value | None]:
-    minus = r.add("neg", [gs[0]], origin=n.origin)
-    return (unbroadcast(r, gs[0], ins[0].shape, n.origin), unbroadcast(r, minus, ins[1].shape, n.origin))
-
-
-def _mul_vjp(r: Rewriter, n: Node, ins: Sequence[Value], outs: Sequence[Value], gs: Sequence[Value]) -> Sequence[Value | None]:
-    ga = r.add("mul", [gs[0], ins[1]], origin=n.origin)
-    gb = r.add("mul", [gs[0], ins[0]], origin=n.origin)
-    return (unbroadcast(r, ga, ins[0].shape, n.origin), unbroadcast(r, gb, ins[1].shape, n.origin))
-
-
-def _div_vjp(r: Rewriter, n: Node, ins: Sequence[Value], outs: Sequence[Value], gs: Sequence[Value]) -> Sequence[Value | None]:
-    ga = r.add("div", [gs[0], ins[1]], origin=n.origin)
-    gb = r.add("neg", [r.add("mul", [ga, outs[0]], origin=n.origin)], origin=n.origin)
-    return (unbroadcast(r, ga, ins[0].shape, n.origin), unbroadcast(r, gb, ins[1].shape, n.origin))
-
-
-binary("add", np.add, "add", vjp=_add_vjp)
-binary("sub", np.subtract, "sub", vjp=_sub_vjp)
-binary("mul", np.multiply, "mul", vjp=_mul_vjp)
-binary("div", lambda a, b: a / b, "div", vjp=_div_vjp, domain=(0.5, 3.0), cost=4)
-binary("pow", np.power, "pow", domain=(0.5, 3.0), cost=20)
-binary("maximum", np.maximum, "max")
-binary("minimum", np.minimum, "min")
-for _name, _ref in (
-    ("lt", np.less), ("le", np.less_equal), ("gt", np.greater), ("ge", np.greater_equal), ("eq", np.equal), ("ne", np.not_equal),
-):  # fmt: skip
-    binary(_name, _ref, _name, compare=True)
-
-
-def _infer_where(types: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
-    c, a, b = types
-    if c.dtype != "bool" or a.dtype != b.dtype:
-        raise ShapeError("needs a bool condition and two operands of one dtype")
-    return (TensorType(broadcast_shapes(c.shape, a.shape, b.shape), a.dtype),)
-
-
-def _where_samples() -> Iterable[Sample]:
-    rng = np.random.default_rng(2)
-    x, y = rng.normal(size=(2, 3, 9)).astype(np.float32), rng.normal(size=(3, 1)).astype(np.float32)
-    yield Sample((x > 0, x, y))
-
-
-register(
-    OpDef(
-        "where",
-        _infer_where,
-        lambda xs, a: (np.where(xs[0], xs[1], xs[2]),),
-        limit="any",
-        loop=lambda n: pointwise(n, Select),
-        samples=_where_samples,
-    )
 )
 
 
@@ -390,6 +380,7 @@ def _cast_samples() -> Iterable[Sample]:
     x = rng.uniform(0, 100, (3, 7)).astype(np.float32)
     yield Sample((x,), {"dtype": "int64"})
     yield Sample((x.astype(np.int64),), {"dtype": "float32"})
+    yield Sample((x,), {"dtype": "float64"})
 
 
 register(
@@ -397,10 +388,11 @@ register(
         "cast",
         lambda ts, a: (TensorType(ts[0].shape, a["dtype"]),),
         lambda xs, a: (xs[0].astype(numpy_dtype(a["dtype"])),),
-        limit="any",
+        unary_vjp(lambda e, n, x, y, g: e("cast", g, dtype=x.dtype)),
+        "any",
         loop=lambda n: pointwise(n, lambda x: Cast(x, n.attrs["dtype"])),
         samples=_cast_samples,
     )
 )
 
-__all__ = ["axis_names", "binary", "load_broadcast", "pointwise", "unary", "unbroadcast"]
+__all__ = ["axis_names", "load_broadcast", "pointwise", "unary", "unbroadcast"]

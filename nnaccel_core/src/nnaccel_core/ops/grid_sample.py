@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from nnaccel_core.errors import ShapeError
-from nnaccel_core.ir import Node, Rewriter, TensorType, Value, product
-from nnaccel_core.ops.registry import Array, Attrs, OpDef, Sample, register, require_equal
+from nnaccel_core.ir import Node, Rewriter, TensorType, Value, numpy_dtype, product
+from nnaccel_core.ops.registry import Array, Attrs, Emitter, OpDef, Sample, register, require_equal
 
 MODES = ("nearest", "linear", "cubic")
 PADDINGS = ("zeros", "border", "reflection")
@@ -95,23 +95,15 @@ def _ref(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
 # --- decomposition ------------------------------------------------------------------------------------------------
 
 
-class _Arithmetic:
-    """Emits arithmetic on values of one dtype and numbers."""
+class _Arithmetic(Emitter):
+    """Arithmetic on positions, whose derivatives are as torch has them."""
 
-    def __init__(self, r: Rewriter, node: Node) -> None:
-        self.r, self.dtype, self.origin = r, node.inputs[0].dtype, node.origin
-
-    def emit(self, op: str, *operands: Value, **attrs: object) -> Value:
-        return self.r.add(op, operands, attrs, origin=self.origin)
-
-    def constant(self, x: object, dtype: str = "") -> Value:
-        return self.emit("constant", value=np.asarray(x, dtype or self.dtype))
-
-    def __call__(self, op: str, *operands: Value | float) -> Value:
-        return self.emit(op, *(v if isinstance(v, Value) else self.constant(v) for v in operands))
+    def array(self, x: object, dtype: str) -> Value:
+        return self("constant", value=np.asarray(x, numpy_dtype(dtype)))
 
     def clip(self, at: Value, size: int) -> Value:
-        return self("minimum", self("maximum", at, 0.0), size - 1.0)
+        """At the outermost pixels, too, nothing moves any more."""
+        return self("clip", at, min=0.0, max=size - 1.0, open=True)
 
     def kept_inside(self, at: Value, size: int, attrs: Attrs) -> Value:
         if attrs["padding"] == "zeros":
@@ -138,68 +130,70 @@ class _Arithmetic:
         at = self("mul", self("add", at, 1.0), span / 2)
         at = self("add", at, shift) if shift else at
         if attrs["mode"] == "cubic":
-            around = self("add", self("floor", at), self.constant([[[-1], [0], [1], [2]]]))
+            around = self("add", self("floor", at), self.array([[[-1], [0], [1], [2]]], at.dtype))
             t = self("abs", self("sub", at, around))
             near, far = (_A + 2, -(_A + 3), 0.0, 1.0), (_A, -5 * _A, 8 * _A, -4 * _A)
-            weight = self.emit("where", self("le", t, 1.0), self.polynomial(t, near), self.polynomial(t, far))
+            weight = self("where", self("le", t, 1.0), self.polynomial(t, near), self.polynomial(t, far))
             return self.kept_inside(around, size, attrs), weight
         at = self.kept_inside(at, size, attrs)
         if attrs["mode"] == "nearest":
             return self("round", at), None
-        around = self("add", self("floor", at), self.constant([[[0], [1]]]))
-        return around, self("sub", 1.0, self("abs", self("sub", at, around)))
+        low = self("floor", at)
+        t = self("sub", at, low)
+        signs, ones = self.array([[[-1], [1]]], at.dtype), self.array([[[1], [0]]], at.dtype)
+        return self("add", low, self.array([[[0], [1]]], at.dtype)), self("add", self("mul", t, signs), ones)
 
     def index(self, at: Value, size: int) -> Value:
         """``at`` as an index that is in range whatever it is."""
         inside = self.clip(at, size)
-        certain = self.emit("where", self("eq", inside, inside), inside, self.constant(0.0))  # NaN is not equal
-        return self.emit("cast", certain, dtype="int64")
+        certain = self("where", self("eq", inside, inside), inside, 0.0)  # NaN is not equal
+        return self("cast", certain, dtype="int64")
 
 
 def _decompose(r: Rewriter, node: Node, inputs: Sequence[Value]) -> Sequence[Value]:
     """Positions and weights of all pixels that are read, one gather of these pixels, and one weighted sum."""
     x, grid = inputs
     attrs, rank = node.attrs, x.type.rank
-    f = _Arithmetic(r, node)
+    f = _Arithmetic(r, node.origin)
     sizes = [d for d in x.shape[2:] if isinstance(d, int)]
     if len(sizes) < rank - 2:
         raise ShapeError(f"{node.where()}: sampling by a grid needs known spatial extents, not {x.shape[2:]}")
     n, channels, points = x.shape[0], x.shape[1], product(grid.shape[1:-1])
     masked = attrs["padding"] == "zeros" or attrs["mode"] == "linear"
-    flat = f.emit("reshape", grid, shape=(n, points, rank - 2))
+    flat = f("reshape", grid, shape=(n, points, rank - 2))
     index: Value | None = None
     weight: Value | None = None
     inside: Value | None = None
     for k, size in enumerate(sizes):
         # The grid's last axis counts from the innermost spatial axis outwards.
         c = rank - 3 - k
-        at = f.emit("slice", flat, starts=(0, 0, c), ends=(n, points, c + 1), steps=(1, 1, 1))
-        around, w = f.taps(f.emit("reshape", at, shape=(n, 1, points)), size, attrs)
+        at = f("slice", flat, starts=(0, 0, c), ends=(n, points, c + 1), steps=(1, 1, 1))
+        around, w = f.taps(f("reshape", at, shape=(n, 1, points)), size, attrs)
         # Every spatial axis has its taps on an axis of its own.
         shape = (n, *(around.shape[1] if a == k else 1 for a in range(rank - 2)), points)
-        around = f.emit("reshape", around, shape=shape)
+        around = f("reshape", around, shape=shape)
         here = f.index(around, size)
-        index = here if index is None else f("add", f.emit("mul", index, f.constant(size, "int64")), here)
+        index = here if index is None else f("add", f("mul", index, size), here)
         if w is not None:
-            w = f.emit("reshape", w, shape=shape)
+            w = f("reshape", w, shape=shape)
             weight = w if weight is None else f("mul", weight, w)
         if masked:
             ok = f("bitwise_and", f("ge", around, 0.0), f("le", around, size - 1.0))
             inside = ok if inside is None else f("bitwise_and", inside, ok)
     assert index is not None
     count = product(index.shape[1:-1])
-    rows = f.emit("transpose", x, perm=(0, *range(2, rank), 1))
-    rows = f.emit("reshape", rows, shape=(n, product(x.shape[2:]), channels))
-    pixels = f.emit("gather", rows, f.emit("reshape", index, shape=(n, count * points)), axis=1, batch=1, negative=False)
-    pixels = f.emit("reshape", pixels, shape=(n, count, points, channels))
+    rows = f("transpose", x, perm=(0, *range(2, rank), 1))
+    rows = f("reshape", rows, shape=(n, product(x.shape[2:]), channels))
+    pixels = f("gather", rows, f("reshape", index, shape=(n, count * points)), axis=1, batch=1, negative=False)
+    pixels = f("reshape", pixels, shape=(n, count, points, channels))
     if inside is not None:
         # Chosen before they are weighted: what lies outside may be infinite.
-        pixels = f.emit("where", f.emit("reshape", inside, shape=(n, count, points, 1)), pixels, f.constant(0.0))
+        pixels = f("where", f("reshape", inside, shape=(n, count, points, 1)), pixels, 0.0)
     if weight is not None:
-        pixels = f.emit("mul", pixels, f.emit("reshape", weight, shape=(n, count, points, 1)))
-    summed = f.emit("reduce_sum", pixels, axes=(1,), keepdims=False)
-    image = f.emit("reshape", summed, shape=(n, *grid.shape[1:-1], channels))
-    return (f.emit("transpose", image, perm=(0, rank - 1, *range(1, rank - 1))),)
+        pixels = f("mul", pixels, f("reshape", weight, shape=(n, count, points, 1)))
+    summed = f("reduce_sum", pixels, axes=(1,), keepdims=False)
+    image = f("reshape", summed, shape=(n, *grid.shape[1:-1], channels))
+    return (f("transpose", image, perm=(0, rank - 1, *range(1, rank - 1))),)
 
 
 def _samples() -> Iterable[Sample]:

@@ -8,8 +8,9 @@ import numpy as np
 
 from nnaccel_core.errors import InputError
 from nnaccel_core.loopir.grammar import Binary, Const, Scalar, Select, Unary, scalar_dtype
-from nnaccel_core.ops.elementwise import binary, like, unary
-from nnaccel_core.ops.registry import Array, Attrs, OpDef, Sample, register
+from nnaccel_core.ops.binary import binary, pair_vjp
+from nnaccel_core.ops.elementwise import like, unary
+from nnaccel_core.ops.registry import Array, Attrs, OpDef, Sample, flat_vjp, register
 
 
 def _is_float(x: Scalar) -> bool:
@@ -26,8 +27,16 @@ def _floor_div_body(a: Scalar, b: Scalar) -> Scalar:
     return Unary("floor", quotient) if _is_float(a) else quotient
 
 
-binary("mod", np.mod, "mod", body=lambda a, b: Binary("mod", a, _certain(b)), domain=(0.5, 3.0), cost=8)
-binary("floor_div", np.floor_divide, "div", body=_floor_div_body, domain=(0.5, 3.0), cost=6)
+binary(
+    "mod",
+    np.mod,
+    "mod",
+    body=lambda a, b: Binary("mod", a, _certain(b)),
+    vjp=pair_vjp(lambda e, a, b, y, g: (g, e("neg", e("mul", g, e("floor_div", a, b))))),
+    domain=(0.5, 3.0),
+    cost=8,
+)
+binary("floor_div", np.floor_divide, "div", body=_floor_div_body, vjp=flat_vjp, domain=(0.5, 3.0), cost=6)
 
 
 def _bitwise_not(x: Scalar, attrs: Attrs) -> Scalar:

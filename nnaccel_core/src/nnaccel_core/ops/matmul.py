@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from nnaccel_core.errors import ShapeError
-from nnaccel_core.ir import Dim, Node, Rewriter, TensorType, Value, sym
+from nnaccel_core.ir import Dim, Node, Rewriter, TensorType, Value, product, sym
 from nnaccel_core.loopir.grammar import Acc, Binary, Load, Nest
 from nnaccel_core.ops.elementwise import load_broadcast, unbroadcast
 from nnaccel_core.ops.registry import Array, Attrs, OpDef, Sample, broadcast_shapes, register, require_equal
@@ -71,7 +71,11 @@ def _vjp(r: Rewriter, n: Node, ins: Sequence[Value], outs: Sequence[Value], gs: 
         return r.add("matmul", [x, y], {"transpose_a": tx, "transpose_b": ty}, origin=o)
 
     ga = mm(b, g, tb, True) if ta else mm(g, b, False, not tb)
-    gb = mm(g, a, True, ta) if tb else mm(a, g, not ta, False)
+    rows, given = a, g
+    if b.type.rank == 2 and a.type.rank > 2 and not ta:
+        # All rows of all batches are summed over by one product.
+        rows, given = (r.add("reshape", [v], {"shape": (product(v.shape[:-1]), v.shape[-1])}, origin=o) for v in (a, g))
+    gb = mm(given, rows, True, ta) if tb else mm(rows, given, not ta, False)
     grads: list[Value | None] = [unbroadcast(r, ga, a.shape, o), unbroadcast(r, gb, b.shape, o)]
     if len(ins) == 3:
         grads.append(unbroadcast(r, g, ins[2].shape, o))
@@ -89,6 +93,7 @@ def _samples() -> Iterable[Sample]:
     yield Sample((draw(7, 3), draw(7, 5)), {"transpose_a": True}, 1e-4)
     yield Sample((draw(2, 1, 4, 6), draw(3, 6, 5)), {}, 1e-4)
     yield Sample((draw(2, 6, 4), draw(2, 5, 6)), {"transpose_a": True, "transpose_b": True}, 1e-4)
+    yield Sample((draw(2, 3, 4, 6), draw(5, 6), draw(5)), {"transpose_b": True}, 1e-4)
 
 
 def _flops(node: Node) -> Dim:

@@ -1,4 +1,4 @@
-"""Where maxima stand: positions in max pooling's windows, and adaptive max pooling with uneven windows."""
+"""Where maxima stand: positions in max pooling's windows, gradients by them, and adaptive max pooling with uneven windows."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from nnaccel_core.errors import ShapeError
-from nnaccel_core.ir import Dim, Node, TensorType, ceil_div, dim_min, sym
+from nnaccel_core.ir import Dim, Node, Rewriter, TensorType, Value, ceil_div, dim_min, product, sym
 from nnaccel_core.loopir.grammar import Acc, Binary, Bound, Const, Index, Load, Nest, Scalar, Select, Unary
-from nnaccel_core.ops.pool import pool_attrs, pooled_extent
-from nnaccel_core.ops.registry import Array, Attrs, OpDef, Sample, lookup, register, require_equal
+from nnaccel_core.ops.pool import before_pooling, narrow, pool_attrs, pooled_extent
+from nnaccel_core.ops.registry import Array, Attrs, Emitter, OpDef, Sample, lookup, register, require_equal, unary_vjp
 
 #: Beyond every position.
 _NOWHERE = 1 << 62
@@ -114,6 +114,88 @@ def _samples() -> Iterable[Sample]:
 register(OpDef("max_pool_positions", _infer, _ref, limit="io", loop=_loop, samples=_samples))
 
 
+# --- gradients ----------------------------------------------------------------------------------------------------
+
+
+def _backward_infer(op: str, types: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
+    g, places = types
+    if places.dtype not in ("int32", "int64") or places.rank != g.rank:
+        raise ShapeError(f"positions {places} must be integers of the shape of g {g}")
+    for k, (a, b) in enumerate(zip(g.shape, places.shape, strict=True)):
+        require_equal(a, b, f"axis {k} of g and the positions")
+    return (before_pooling(op, g, attrs),)
+
+
+def _backward_ref(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
+    g, places = xs
+    images, sizes = g.shape[0] * g.shape[1], [int(d) for d in attrs["spatial"]]
+    out = np.zeros((images, int(np.prod(sizes))), g.dtype)
+    np.add.at(out, (np.arange(images)[:, None], places.reshape(images, -1)), g.reshape(images, -1))
+    return (out.reshape(*g.shape[:2], *sizes),)
+
+
+def _backward_nest(node: Node, reads: Sequence[Dim], counts: Sequence[int]) -> Nest:
+    """A gather over the windows ``reads`` that may contain an element, of which axis ``k`` of the reduction counts some:
+    those count whose maximum stands at the element."""
+    g, places = node.inputs
+    names = ("n", "c", *(f"x{k}" for k in range(len(reads))))
+    here = Index(_flat([sym(s) for s in names[2:]], node.output.shape[2:]), places.dtype)
+    point = (sym("n"), sym("c"), *reads)
+    term = Select(Binary("eq", Load(places, point), here), Load(g, point), Const(0.0, g.dtype))
+    bounds = tuple(Bound(i, n) for i, n in zip(reads, g.shape[2:], strict=True))
+    reduce = tuple((f"k{k}", n) for k, n in enumerate(counts) if n > 1)
+    return Nest(node.output, names, term, reduce, "sum" if reduce else None, None, bounds)
+
+
+def _backward_loop(node: Node) -> tuple[Nest]:
+    a = node.attrs
+    reads: list[Dim] = []
+    counts: list[int] = []
+    for k in range(node.output.type.rank - 2):
+        stride = a["stride"][k]
+        count = (a["dilation"][k] * (a["kernel"][k] - 1)) // stride + 1
+        first = (sym(f"x{k}") + a["padding"][k][0]) // stride - (count - 1)
+        reads.append(first + sym(f"k{k}") if count > 1 else first)
+        counts.append(count)
+    return (_backward_nest(node, reads, counts),)
+
+
+def _backward_samples(op: str, samples: Iterable[Sample]) -> Iterable[Sample]:
+    """The gradients of pooling: the positions come from the pooling itself."""
+    rng = np.random.default_rng(31)
+    for i, s in enumerate(samples):
+        x = s.inputs[0]
+        (places,) = lookup(op).ref(s.inputs, s.attrs)
+        g = np.asarray(rng.normal(size=places.shape)).astype(np.float32)
+        yield Sample((g, places if i % 2 else places.astype(np.int32)), {**s.attrs, "spatial": x.shape[2:]})
+
+
+def _backward_vjp(
+    r: Rewriter, n: Node, ins: Sequence[Value], outs: Sequence[Value], gs: Sequence[Value]
+) -> Sequence[Value | None]:
+    """What stands at the positions."""
+    (g, places), e = ins, Emitter(r, n.origin)
+    plane = e("reshape", gs[0], shape=(*g.shape[:2], product(outs[0].shape[2:])))
+    flat = e("reshape", places, shape=(*g.shape[:2], product(g.shape[2:])))
+    picked = e("gather_elements", plane, flat, axis=2, negative=False)
+    return (e("reshape", picked, shape=g.shape), None)
+
+
+#: Inputs g, the gradient of ``max_pool``'s result, and the positions of the maxima (int32 or int64); attributes of ``max_pool``
+#: and ``spatial``, its input's extents.
+register(
+    OpDef(
+        "max_pool_backward",
+        lambda ts, a: _backward_infer("max_pool", ts, a),
+        _backward_ref,
+        _backward_vjp,
+        "io",
+        loop=_backward_loop,
+        samples=lambda: _backward_samples("max_pool_positions", _samples()),
+    )
+)
+
+
 # --- adaptive max pooling -----------------------------------------------------------------------------------------
 
 
@@ -168,8 +250,21 @@ def _adaptive_samples() -> Iterable[Sample]:
     yield Sample((x[:, :, 0],), {"output_size": (3,)})
 
 
+def _adaptive_vjp(e: Emitter, n: Node, x: Value, y: Value, g: Value) -> Value:
+    places = e("adaptive_max_pool_positions", x, y, **n.attrs)
+    return e("adaptive_max_pool_backward", g, narrow(e, places, x.shape[2:]), **n.attrs, spatial=x.shape[2:])
+
+
 register(
-    OpDef("adaptive_max_pool", _adaptive_infer, _adaptive_ref, limit="io", loop=_adaptive_loop, samples=_adaptive_samples)
+    OpDef(
+        "adaptive_max_pool",
+        _adaptive_infer,
+        _adaptive_ref,
+        unary_vjp(_adaptive_vjp),
+        "io",
+        loop=_adaptive_loop,
+        samples=_adaptive_samples,
+    )
 )
 
 
@@ -194,5 +289,32 @@ register(
         limit="io",
         loop=lambda n: (_positions_nest(n, *_adaptive(n), ()),),
         samples=_adaptive_positions_samples,
+    )
+)
+
+
+def _adaptive_backward_loop(node: Node) -> tuple[Nest]:
+    """Windows ``i`` with ``i * n // s <= x < ceil((i + 1) * n / s)``: from ``x * s // n`` on, few."""
+    reads: list[Dim] = []
+    counts: list[int] = []
+    for k, (n, s) in enumerate(zip(node.output.shape[2:], node.attrs["output_size"], strict=True)):
+        first = sym(f"x{k}") * s // n
+        # of x the windows (x * s) // n .. ((x + 1) * s - 1) // n: where s divides n these are one
+        count = 1 if isinstance(n, int) and n % s == 0 else -(-(s - 1) // n) + 1 if isinstance(n, int) else s
+        reads.append(first + sym(f"k{k}") if count > 1 else first)
+        counts.append(count)
+    return (_backward_nest(node, reads, counts),)
+
+
+#: As ``max_pool_backward``, for ``adaptive_max_pool``.
+register(
+    OpDef(
+        "adaptive_max_pool_backward",
+        lambda ts, a: _backward_infer("adaptive_max_pool", ts, a),
+        _backward_ref,
+        _backward_vjp,
+        "io",
+        loop=_adaptive_backward_loop,
+        samples=lambda: _backward_samples("adaptive_max_pool_positions", _adaptive_positions_samples()),
     )
 )

@@ -9,8 +9,8 @@ import numpy as np
 from nnaccel_core.errors import ShapeError
 from nnaccel_core.ir import Node, Rewriter, TensorType, Value, product, sym
 from nnaccel_core.loopir.grammar import Acc, Binary, Bound, Const, Load, Nest
-from nnaccel_core.ops.reduce import per_channel
-from nnaccel_core.ops.registry import Array, Attrs, OpDef, Sample, register, require_equal, scalar
+from nnaccel_core.ops.reduce import last_axes_vjp, normal_form, normal_form_vjp, per_channel, sum_per_channel
+from nnaccel_core.ops.registry import Array, Attrs, Emitter, OpDef, Sample, register, require_equal, scalar, unary_vjp
 
 
 def _draw(*shape: int) -> Array:
@@ -65,6 +65,23 @@ def _group_decompose(r: Rewriter, node: Node, inputs: Sequence[Value]) -> Sequen
     return (out,)
 
 
+def _group_vjp(r: Rewriter, n: Node, ins: Sequence[Value], outs: Sequence[Value], gs: Sequence[Value]) -> Sequence[Value | None]:
+    e, g, x, groups = Emitter(r, n.origin), gs[0], ins[0], n.attrs["groups"]
+    alone = groups == x.shape[1]
+    shape = x.shape if alone else (x.shape[0], groups, product(x.shape[1:]) // groups)
+    axes = tuple(range(2, x.type.rank)) if alone else (2,)
+
+    def grouped(v: Value) -> Value:
+        return v if alone else e("reshape", v, shape=shape)
+
+    normal, inverse = normal_form(e, grouped(x), axes, n.attrs["eps"])
+    inner = e("mul", g, per_channel(r, ins[1], x.type.rank, n.origin)) if len(ins) > 1 else g
+    dx = normal_form_vjp(e, grouped(inner), normal, inverse, axes)
+    image = normal if alone else e("reshape", normal, shape=x.shape)
+    sums = [sum_per_channel(r, v, n.origin) for v in (e("mul", g, image), g)]
+    return (dx if alone else e("reshape", dx, shape=x.shape), *sums[: len(ins) - 1])
+
+
 def _group_samples() -> Iterable[Sample]:
     w, b = _draw(2, 6)
     yield Sample((_draw(2, 6, 4, 3), w, b), {"groups": 3, "eps": 1e-5}, 1e-4)
@@ -74,7 +91,13 @@ def _group_samples() -> Iterable[Sample]:
 
 register(
     OpDef(
-        "group_norm", _group_infer, _group_ref, limit="io", decompositions={"moments": _group_decompose}, samples=_group_samples
+        "group_norm",
+        _group_infer,
+        _group_ref,
+        _group_vjp,
+        "io",
+        decompositions={"moments": _group_decompose},
+        samples=_group_samples,
     )
 )
 
@@ -110,7 +133,8 @@ register(
         "rms_norm",
         _rms_infer,
         _rms_ref,
-        limit="io",
+        last_axes_vjp(centered=False),
+        "io",
         decompositions={"moments": _rms_decompose},
         samples=lambda: [
             Sample((_draw(3, 4, 17), _draw(17)), {"axis": 2, "eps": 1e-6}, 1e-4),
@@ -150,12 +174,36 @@ def _lrn_loop(node: Node) -> tuple[Nest]:
     return (Nest(node.output, names, body, (("k", a["size"]),), "sum", final, (Bound(channel, x.shape[1]),)),)
 
 
+def _window_sum(e: Emitter, v: Value, before: int, after: int) -> Value:
+    """The sum of each channel of ``v`` and those up to ``before`` before and ``after`` after it."""
+    pads = tuple((before, after) if k == 1 else (0, 0) for k in range(v.type.rank))
+    padded = e("pad", v, pads=pads, mode="constant", value=0.0)
+    total: Value | None = None
+    for first in range(before + after + 1):
+        starts = tuple(first if k == 1 else 0 for k in range(v.type.rank))
+        ends = tuple(first + d if k == 1 else d for k, d in enumerate(v.shape))
+        part = e("slice", padded, starts=starts, ends=ends, steps=(1,) * v.type.rank)
+        total = part if total is None else e("add", total, part)
+    assert total is not None
+    return total
+
+
+def _lrn_vjp(e: Emitter, n: Node, x: Value, y: Value, g: Value) -> Value:
+    size, alpha, beta = n.attrs["size"], n.attrs["alpha"] / n.attrs["size"], n.attrs["beta"]
+    before, after = size // 2, (size - 1) // 2
+    scale = e("add", e("mul", _window_sum(e, e("mul", x, x), before, after), alpha), n.attrs["k"])
+    power = e("pow", scale, -beta)
+    through = _window_sum(e, e("div", e("mul", e("mul", g, x), power), scale), after, before)
+    return e("sub", e("mul", g, power), e("mul", e("mul", x, 2 * alpha * beta), through))
+
+
 register(
     OpDef(
         "local_response_norm",
         lambda ts, a: (TensorType(ts[0].shape, ts[0].dtype),),
         _lrn_ref,
-        limit="io",
+        unary_vjp(_lrn_vjp),
+        "io",
         loop=_lrn_loop,
         samples=lambda: [
             Sample((_draw(2, 7, 4, 5),), {"size": 5, "alpha": 1e-2, "beta": 0.75, "k": 1.0}, 1e-4),

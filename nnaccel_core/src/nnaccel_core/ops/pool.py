@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from nnaccel_core.errors import ShapeError
-from nnaccel_core.ir import Dim, Node, Rewriter, TensorType, Value, ceil_div, dim_max, dim_min, evaluate, sym
+from nnaccel_core.ir import Dim, Node, Rewriter, TensorType, Value, ceil_div, dim_max, dim_min, evaluate, product, sym
 from nnaccel_core.loopir.grammar import Acc, Binary, Bound, Cast, Const, Index, Load, Nest, Scalar
-from nnaccel_core.ops.conv import pad_spatial, window_extent, windows
-from nnaccel_core.ops.registry import Array, Attrs, OpDef, Sample, register
+from nnaccel_core.ops.conv import pad_spatial, window_extent, windows, windows_over
+from nnaccel_core.ops.registry import Array, Attrs, Emitter, OpDef, Sample, lookup, register, require_equal, unary_vjp
 
 
 def _dilation(attrs: Attrs) -> tuple[int, ...]:
@@ -76,17 +76,19 @@ def _max_ref(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
 
 def _avg_ref(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
     x = xs[0]
-    axes = _window_axes(x)
-    total = _pooled_windows(x, attrs, 0.0).sum(axis=axes)
+    total = _pooled_windows(x, attrs, 0.0).sum(axis=_window_axes(x))
+    return ((total / _sizes_of_windows(x, attrs)).astype(x.dtype),)
+
+
+def _sizes_of_windows(x: Array, attrs: Attrs) -> Array:
+    """How many elements each average of ``x`` is of: (1, 1, out...)."""
     ones = np.ones((1, 1, *x.shape[2:]), x.dtype)
-    if attrs.get("count_include_pad", True):
-        # Declared padding counts, ceil mode's overhang does not.
-        ones = pad_spatial(ones, attrs["padding"], 1.0)
-        free = {**attrs, "padding": tuple((0, 0) for _ in attrs["padding"])}
-        counts = _counts(ones, free, [int(_out(x, attrs, i)) for i in range(x.ndim - 2)])
-    else:
-        counts = _pooled_windows(ones, attrs, 0.0).sum(axis=axes)
-    return ((total / counts).astype(x.dtype),)
+    if not attrs.get("count_include_pad", True):
+        return np.asarray(_pooled_windows(ones, attrs, 0.0).sum(axis=_window_axes(x)))
+    # Declared padding counts, ceil mode's overhang does not.
+    ones = pad_spatial(ones, attrs["padding"], 1.0)
+    free = {**attrs, "padding": tuple((0, 0) for _ in attrs["padding"])}
+    return _counts(ones, free, [int(_out(x, attrs, i)) for i in range(x.ndim - 2)])
 
 
 def _counts(ones: Array, attrs: Attrs, sizes: Sequence[int]) -> Array:
@@ -109,22 +111,26 @@ def _window_nest(node: Node, combine: str, final: Scalar | None) -> Nest:
     return Nest(node.output, names, Load(x, (n, c, *at)), reduce, combine, final, bounds)
 
 
-def _avg_loop(node: Node) -> tuple[Nest]:
-    x, a = node.inputs[0], node.attrs
-    spatial = x.type.rank - 2
+def _divisor(sizes: Sequence[Dim], a: Attrs, ys: Sequence[Dim], dtype: str) -> Scalar:
+    """How many elements the window ``ys`` of an input of extents ``sizes`` averages."""
     count: Dim = 1
-    for k in range(spatial):
+    for k, y in enumerate(ys):
         kernel, (lo, hi) = a["kernel"][k], a["padding"][k]
-        start = sym(f"y{k}") * a["stride"][k] - lo
+        start = y * a["stride"][k] - lo
         if not (lo or hi or a.get("ceil_mode", False)):
             count = count * kernel
         elif a.get("count_include_pad", True):
-            count = count * (kernel if not a.get("ceil_mode", False) else dim_min(start + kernel, x.shape[2 + k] + hi) - start)
+            count = count * (kernel if not a.get("ceil_mode", False) else dim_min(start + kernel, sizes[k] + hi) - start)
         else:
-            count = count * (dim_min(start + kernel, x.shape[2 + k]) - dim_max(start, 0))
+            count = count * (dim_min(start + kernel, sizes[k]) - dim_max(start, 0))
+    return Const(float(count), dtype) if isinstance(count, int) else Cast(Index(count), dtype)
+
+
+def _avg_loop(node: Node) -> tuple[Nest]:
+    x = node.inputs[0]
     dtype = "float32" if x.dtype in ("float16", "bfloat16") else x.dtype
-    divisor: Scalar = Const(float(count), dtype) if isinstance(count, int) else Cast(Index(count), dtype)
-    return (_window_nest(node, "sum", Binary("div", Acc(), divisor)),)
+    ys = [sym(f"y{k}") for k in range(x.type.rank - 2)]
+    return (_window_nest(node, "sum", Binary("div", Acc(), _divisor(x.shape[2:], node.attrs, ys, dtype))),)
 
 
 def pool_attrs(
@@ -159,8 +165,116 @@ def _avg_samples() -> Iterable[Sample]:
     yield Sample((x,), pool_attrs((2, 2), ceil_mode=False, count_include_pad=True))
 
 
-register(OpDef("max_pool", _infer, _max_ref, limit="io", loop=lambda n: (_window_nest(n, "max", None),), samples=_max_samples))
-register(OpDef("avg_pool", _infer, _avg_ref, limit="io", loop=_avg_loop, samples=_avg_samples))
+def _max_vjp(e: Emitter, n: Node, x: Value, y: Value, g: Value) -> Value:
+    attrs = {**n.attrs, "dilation": _dilation(n.attrs), "ceil_mode": n.attrs.get("ceil_mode", False)}
+    places = e("max_pool_positions", x, y, **attrs)
+    return e("max_pool_backward", g, narrow(e, places, x.shape[2:]), **attrs, spatial=x.shape[2:])
+
+
+def narrow(e: Emitter, places: Value, spatial: Sequence[Dim]) -> Value:
+    """Positions in a plane of extents ``spatial`` as int32 where these are known to fit: half the memory to keep and read."""
+    count = product(spatial)
+    return e("cast", places, dtype="int32") if isinstance(count, int) and count < 1 << 31 else places
+
+
+def _avg_vjp(e: Emitter, n: Node, x: Value, y: Value, g: Value) -> Value:
+    return e("avg_pool_backward", g, **n.attrs, spatial=x.shape[2:])
+
+
+register(
+    OpDef(
+        "max_pool",
+        _infer,
+        _max_ref,
+        unary_vjp(_max_vjp),
+        "io",
+        loop=lambda n: (_window_nest(n, "max", None),),
+        samples=_max_samples,
+    )
+)
+register(OpDef("avg_pool", _infer, _avg_ref, unary_vjp(_avg_vjp), "io", loop=_avg_loop, samples=_avg_samples))
+
+
+# --- gradient of avg_pool -----------------------------------------------------------------------------------------
+
+
+def before_pooling(op: str, g: TensorType, attrs: Attrs) -> TensorType:
+    """The type of what ``op`` pooled to the type of ``g``: the extents are ``attrs["spatial"]``."""
+    if len(attrs["spatial"]) != g.rank - 2:
+        raise ShapeError(f"spatial {attrs['spatial']} needs one entry per spatial axis of {g}")
+    x = TensorType((*g.shape[:2], *attrs["spatial"]), g.dtype)
+    (pooled,) = lookup(op).infer([x], attrs)
+    for k, (a, b) in enumerate(zip(pooled.shape, g.shape, strict=True)):
+        require_equal(a, b, f"axis {k} of g against what is pooled from {x}")
+    return x
+
+
+def _avg_backward_ref(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
+    g = xs[0]
+    x = np.zeros((*g.shape[:2], *(int(d) for d in attrs["spatial"])), g.dtype)
+    share = g / _sizes_of_windows(x, attrs)
+    low = [lo for lo, _ in attrs["padding"]]
+    for place in np.ndindex(*g.shape[2:]):
+        starts = [i * s - lo for i, s, lo in zip(place, attrs["stride"], low, strict=True)]
+        cut = [slice(max(i, 0), i + k) for i, k in zip(starts, attrs["kernel"], strict=True)]
+        window, at = (slice(None), slice(None), *cut), (slice(None), slice(None), *place)
+        x[window] += share[at].reshape(*g.shape[:2], *([1] * len(place)))
+    return (x,)
+
+
+def _avg_backward_loop(node: Node) -> tuple[Nest]:
+    """A gather over the windows that contain an element."""
+    g, a, sizes = node.inputs[0], node.attrs, node.output.shape[2:]
+    names = ("n", "c", *(f"x{k}" for k in range(len(sizes))))
+    reads: list[Dim] = []
+    bounds: list[Bound] = []
+    reduce: list[tuple[str, Dim]] = []
+    for k, size in enumerate(sizes):
+        kernel, stride, (lo, hi) = a["kernel"][k], a["stride"][k], a["padding"][k]
+        apart = kernel <= stride  # an element lies in one window at most
+        count, read, tap = windows_over(sym(f"x{k}") + lo, kernel, stride, 0 if apart else sym(f"k{k}"))
+        if kernel % stride:
+            bounds.append(Bound(kernel - 1 - tap, kernel))
+        if lo or hi or not apart or not (isinstance(size, int) and size == g.shape[2 + k] * stride):
+            bounds.append(Bound(read, g.shape[2 + k]))
+        if not apart:
+            reduce.append((f"k{k}", count))
+        reads.append(read)
+    dtype = "float32" if g.dtype in ("float16", "bfloat16") else g.dtype
+    divisor = _divisor(sizes, a, reads, dtype)
+    term: Scalar = Load(g, (sym("n"), sym("c"), *reads))
+    term = term if dtype == g.dtype else Cast(term, dtype)
+    combine = "sum" if reduce else None
+    if reduce and isinstance(divisor, Const):
+        return (Nest(node.output, names, term, tuple(reduce), combine, Binary("div", Acc(), divisor), tuple(bounds)),)
+    return (Nest(node.output, names, Binary("div", term, divisor), tuple(reduce), combine, None, tuple(bounds)),)
+
+
+def _avg_backward_samples() -> Iterable[Sample]:
+    rng = np.random.default_rng(30)
+    more = [
+        Sample((np.zeros((1, 2, 11, 9), np.float32),), pool_attrs((2, 3), (3, 2), ceil_mode=False, count_include_pad=True)),
+        Sample((np.zeros((1, 2, 8, 6), np.float32),), pool_attrs((4, 2), (2, 2), ceil_mode=False, count_include_pad=True)),
+        Sample((np.zeros((1, 2, 9), np.float32),), pool_attrs((2,), (3,), ((1, 1),), ceil_mode=False, count_include_pad=True)),
+    ]
+    for s in [*_avg_samples(), *more]:
+        (y,) = _avg_ref(s.inputs, s.attrs)
+        g = np.asarray(rng.normal(size=y.shape)).astype(np.float32)
+        yield Sample((g,), {**s.attrs, "spatial": s.inputs[0].shape[2:]})
+
+
+#: Input g, the gradient of an average pooling's result; attributes of ``avg_pool`` and ``spatial``, its input's extents.
+register(
+    OpDef(
+        "avg_pool_backward",
+        lambda ts, a: (before_pooling("avg_pool", ts[0], a),),
+        _avg_backward_ref,
+        unary_vjp(lambda e, n, x, y, g: e("avg_pool", g, **{k: v for k, v in n.attrs.items() if k != "spatial"})),
+        "io",
+        loop=_avg_backward_loop,
+        samples=_avg_backward_samples,
+    )
+)
 
 
 # --- adaptive -------------------------------------------------------------------------------------------------

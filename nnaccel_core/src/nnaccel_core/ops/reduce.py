@@ -9,8 +9,9 @@ import numpy as np
 from nnaccel_core.errors import ShapeError
 from nnaccel_core.ir import Dim, Node, Rewriter, TensorType, Value, numpy_dtype, product, sym
 from nnaccel_core.loopir.grammar import Acc, Binary, Cast, Index, Load, Nest, Scalar, Unary
-from nnaccel_core.ops.elementwise import axis_names
-from nnaccel_core.ops.registry import Array, Attrs, OpDef, Sample, register, require_equal, scalar
+from nnaccel_core.ops.elementwise import axis_names, unbroadcast
+from nnaccel_core.ops.norm_train import number
+from nnaccel_core.ops.registry import Array, Attrs, Emitter, OpDef, Sample, Vjp, register, require_equal, scalar, unary_vjp
 
 
 def reduced_shape(shape: Sequence[Dim], axes: Sequence[int], keepdims: bool) -> tuple[Dim, ...]:
@@ -48,7 +49,41 @@ def _samples() -> Iterable[Sample]:
             yield Sample((x,), {"axes": axes, "keepdims": keep}, 1e-4)
 
 
-def reduction(name: str, ref: Callable[..., Array], combine: str, mean: bool = False) -> OpDef:
+def _kept(e: Emitter, n: Node, x: Value, v: Value) -> Value:
+    """A reduced value with its reduced axes."""
+    shape = reduced_shape(x.shape, n.attrs["axes"], True)
+    return v if n.attrs["keepdims"] else e("reshape", v, shape=shape)
+
+
+def _sum_vjp(e: Emitter, n: Node, x: Value, y: Value, g: Value) -> Value:
+    return e("expand", _kept(e, n, x, g), shape=x.shape)
+
+
+def _mean_vjp(e: Emitter, n: Node, x: Value, y: Value, g: Value) -> Value:
+    count = number(e.r, product(x.shape[k] for k in n.attrs["axes"]), x.dtype, n.origin)
+    return e("expand", _kept(e, n, x, e("div", g, count)), shape=x.shape)
+
+
+def _extreme_vjp(e: Emitter, n: Node, x: Value, y: Value, g: Value) -> Value:
+    """Evenly to all elements that are the extreme one."""
+    won = e("eq", x, _kept(e, n, x, y))
+    count = e("reduce_sum", e("cast", won, dtype=x.dtype), axes=n.attrs["axes"], keepdims=True)
+    return e("where", won, e("div", _kept(e, n, x, g), count), 0.0)
+
+
+def _prod_vjp(e: Emitter, n: Node, x: Value, y: Value, g: Value) -> Value:
+    """The product of all other elements; where one element is 0, only its own is not."""
+    over = {"axes": n.attrs["axes"], "keepdims": True}
+    zero = e("eq", x, 0.0)
+    zeros = e("reduce_sum", e("cast", zero, dtype=x.dtype), **over)
+    rest = e("where", zero, 1.0, x)
+    product_of_rest = e("reduce_prod", rest, **over)
+    alone = e("where", e("eq", zeros, 1.0), product_of_rest, 0.0)
+    others = e("where", e("eq", zeros, 0.0), e("div", product_of_rest, rest), 0.0)
+    return e("mul", _kept(e, n, x, g), e("where", zero, alone, others))
+
+
+def reduction(name: str, ref: Callable[..., Array], combine: str, vjp: Vjp, mean: bool = False) -> OpDef:
     """Register a reduction over ``attrs["axes"]``."""
 
     def run(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
@@ -60,14 +95,21 @@ def reduction(name: str, ref: Callable[..., Array], combine: str, mean: bool = F
         final = (lambda n: Binary("div", Acc(), Cast(Index(n), dtype))) if mean else None
         return _reduction_nest(node, combine, final)
 
-    return register(OpDef(name, _infer, run, limit="io", loop=loop, samples=_samples, flops=lambda n: n.inputs[0].type.size))
+    return register(OpDef(name, _infer, run, vjp, "io", loop=loop, samples=_samples, flops=lambda n: n.inputs[0].type.size))
 
 
-reduction("reduce_sum", np.sum, "sum")
-reduction("reduce_mean", np.mean, "sum", mean=True)
-reduction("reduce_max", np.max, "max")
-reduction("reduce_min", np.min, "min")
-reduction("reduce_prod", np.prod, "prod")
+reduction("reduce_sum", np.sum, "sum", unary_vjp(_sum_vjp))
+reduction("reduce_mean", np.mean, "sum", unary_vjp(_mean_vjp), mean=True)
+reduction("reduce_max", np.max, "max", unary_vjp(_extreme_vjp))
+reduction("reduce_min", np.min, "min", unary_vjp(_extreme_vjp))
+reduction("reduce_prod", np.prod, "prod", unary_vjp(_prod_vjp))
+
+
+def sum_per_channel(r: Rewriter, x: Value, origin: str) -> Value:
+    """The sum of ``x`` (N, C, ...) over all axes but 1, in two stages: every image has tasks of its own, and sums are short."""
+    if x.type.rank > 2:
+        x = r.add("reduce_sum", [x], {"axes": tuple(range(2, x.type.rank)), "keepdims": False}, origin=origin)
+    return r.add("reduce_sum", [x], {"axes": (0,), "keepdims": False}, origin=origin)
 
 
 # --- softmax --------------------------------------------------------------------------------------------------
@@ -123,6 +165,11 @@ def _softmax_vjp(
     return (r.add("mul", [y, r.add("sub", [g, dot], origin=o)], origin=o),)
 
 
+def _log_softmax_vjp(e: Emitter, n: Node, x: Value, y: Value, g: Value) -> Value:
+    total = e("reduce_sum", g, axes=(n.attrs["axis"],), keepdims=True)
+    return e("sub", g, e("mul", e("exp", y), total))
+
+
 def _axis_samples() -> Iterable[Sample]:
     x = np.random.default_rng(10).normal(size=(3, 7, 4, 19)).astype(np.float32) * 4
     yield Sample((x,), {"axis": 3})
@@ -147,7 +194,7 @@ register(
         "log_softmax",
         _infer_axis,
         _log_softmax_ref,
-        None,
+        unary_vjp(_log_softmax_vjp),
         "io",
         loop=lambda n: _softmax_nests(n, True),
         samples=_axis_samples,
@@ -200,6 +247,21 @@ def _batch_norm_decompose(r: Rewriter, node: Node, inputs: Sequence[Value]) -> S
     return (r.add("add", [scaled, per_channel(r, shift, rank, o)], origin=o),)
 
 
+def _batch_norm_vjp(
+    r: Rewriter, n: Node, ins: Sequence[Value], outs: Sequence[Value], gs: Sequence[Value]
+) -> Sequence[Value | None]:
+    """All but ``dx`` from two sums per channel, of ``g`` and of ``g`` times what is normalized."""
+    e, g, (x, scale, _, mean, var) = Emitter(r, n.origin), gs[0], ins
+    inverse = e("rsqrt", e("add", var, n.attrs["eps"]))
+    factor = e("mul", scale, inverse)
+    dbias = sum_per_channel(r, g, n.origin)
+    centered = e("sub", x, per_channel(r, mean, x.type.rank, n.origin))
+    dscale = e("mul", sum_per_channel(r, e("mul", g, centered), n.origin), inverse)
+    dvar = e("mul", e("mul", dscale, -0.5), e("mul", factor, inverse))
+    dx = e("mul", g, per_channel(r, factor, x.type.rank, n.origin))
+    return dx, dscale, dbias, e("neg", e("mul", factor, dbias)), dvar
+
+
 def _batch_norm_samples() -> Iterable[Sample]:
     rng = np.random.default_rng(11)
     for shape in ((2, 5, 4, 3), (4, 6)):
@@ -213,9 +275,11 @@ register(
         "batch_norm",
         _batch_norm_infer,
         _batch_norm_ref,
-        limit="io",
+        _batch_norm_vjp,
+        "io",
         decompositions={"affine": _batch_norm_decompose},
         samples=_batch_norm_samples,
+        pointwise=True,
     )
 )
 
@@ -258,6 +322,39 @@ def _layer_norm_decompose(r: Rewriter, node: Node, inputs: Sequence[Value]) -> S
     return (out,)
 
 
+def normal_form(e: Emitter, x: Value, axes: Sequence[int], eps: float, centered: bool = True) -> tuple[Value, Value]:
+    """``x`` with mean 0 (if ``centered``) and mean square 1 over ``axes``, and the factor that made it so."""
+    over = {"axes": tuple(axes), "keepdims": True}
+    if centered:
+        x = e("sub", x, e("reduce_mean", x, **over))
+    inverse = e("rsqrt", e("add", e("reduce_mean", e("mul", x, x), **over), eps))
+    return e("mul", x, inverse), inverse
+
+
+def normal_form_vjp(e: Emitter, g: Value, normal: Value, inverse: Value, axes: Sequence[int], centered: bool = True) -> Value:
+    """The gradient of what `normal_form` was given, from the gradient ``g`` of its result ``normal``."""
+    over = {"axes": tuple(axes), "keepdims": True}
+    along = e("mul", normal, e("reduce_mean", e("mul", g, normal), **over))
+    if centered:
+        along = e("add", along, e("reduce_mean", g, **over))
+    return e("mul", e("sub", g, along), inverse)
+
+
+def last_axes_vjp(centered: bool) -> Vjp:
+    """The gradient rule of a normalization over all axes from ``attrs["axis"]`` on, then scaled and shifted."""
+
+    def vjp(r: Rewriter, n: Node, ins: Sequence[Value], outs: Sequence[Value], gs: Sequence[Value]) -> Sequence[Value | None]:
+        e, g, x = Emitter(r, n.origin), gs[0], ins[0]
+        axes = range(n.attrs["axis"], x.type.rank)
+        normal, inverse = normal_form(e, x, axes, n.attrs["eps"], centered)
+        grads = [normal_form_vjp(e, e("mul", g, ins[1]) if len(ins) > 1 else g, normal, inverse, axes, centered)]
+        for v, each in zip(ins[1:], (e("mul", g, normal), g), strict=False):
+            grads.append(unbroadcast(r, each, v.shape, n.origin))
+        return grads
+
+    return vjp
+
+
 def _layer_norm_samples() -> Iterable[Sample]:
     rng = np.random.default_rng(12)
     x = rng.normal(size=(3, 4, 37)).astype(np.float32) * 3 + 1
@@ -271,7 +368,8 @@ register(
         "layer_norm",
         _layer_norm_infer,
         _layer_norm_ref,
-        limit="io",
+        last_axes_vjp(centered=True),
+        "io",
         decompositions={"moments": _layer_norm_decompose},
         samples=_layer_norm_samples,
     )

@@ -43,13 +43,15 @@ class OpDef:
     Attributes:
         infer: output types from input types; raises ShapeError; uses `require_equal` for dims.
         ref: numpy reference on row-major arrays.
-        vjp: ``(rewriter, node, inputs, outputs, grads) -> input grads`` (None where there is none).
+        vjp: ``(rewriter, node, inputs, outputs, grads) -> input grads``, None where one is zero everywhere; of several outputs
+            some may have no gradient (None). Without a rule, reverse mode differentiates the decompositions.
         limit: one of `LIMITS`, or a function of the node.
         loop: naive loop nests, last one writing the output; in order of execution.
         decompositions: named rewrites into smaller ops; each emits nodes and returns the new outputs.
         host: computed by ``ref`` on the host.
         flops: arithmetic operations as a dim; None counts one per output element.
         cost: relative cost of one scalar evaluation (1 = an add), for deciding what may be recomputed.
+        pointwise: element-wise although it is not limited as such; its result may be computed again rather than kept.
     """
 
     name: str
@@ -63,6 +65,7 @@ class OpDef:
     samples: Callable[[], Iterable[Sample]] = tuple
     flops: Callable[[Node], Dim] | None = None
     cost: int = 1
+    pointwise: bool = False
 
     def __post_init__(self) -> None:
         ways = bool(self.loop) + bool(self.decompositions) + self.host
@@ -180,6 +183,38 @@ def scalar(r: Rewriter, value: float, dtype: str, origin: str) -> Value:
     """A constant of rank 0; numpy has no bfloat16, so that one is a cast."""
     found = r.add("constant", [], {"value": np.asarray(value, numpy_dtype(dtype))}, origin=origin)
     return found if found.dtype == dtype else r.add("cast", [found], {"dtype": dtype}, origin=origin)
+
+
+class Emitter:
+    """Emits nodes of a decomposition or gradient: ``e("mul", g, 2.0)``; numbers become constants of the last value's dtype."""
+
+    def __init__(self, r: Rewriter, origin: str) -> None:
+        self.r, self.origin = r, origin
+
+    def __call__(self, op: str, *operands: Value | float, **attrs: object) -> Value:
+        dtype = next((v.dtype for v in reversed(operands) if isinstance(v, Value)), "float32")
+        values = [v if isinstance(v, Value) else scalar(self.r, v, dtype, self.origin) for v in operands]
+        return self.r.add(op, values, attrs, origin=self.origin)
+
+    def zeros(self, shape: Sequence[Dim], dtype: str) -> Value:
+        return self("expand", scalar(self.r, 0.0, dtype, self.origin), shape=tuple(shape))
+
+
+Vjp = Callable[[Rewriter, Node, Sequence[Value], Sequence[Value], Sequence[Value]], Sequence["Value | None"]]
+
+
+def unary_vjp(f: Callable[[Emitter, Node, Value, Value, Value], Value]) -> Vjp:
+    """The gradient rule of an op of one operand and one result, from ``f(emit, node, x, y, g)``; integers have no gradient."""
+
+    def vjp(r: Rewriter, n: Node, ins: Sequence[Value], outs: Sequence[Value], gs: Sequence[Value]) -> Sequence[Value | None]:
+        return (f(Emitter(r, n.origin), n, ins[0], outs[0], gs[0]) if ins[0].type.is_float else None,)
+
+    return vjp
+
+
+def flat_vjp(r: Rewriter, n: Node, ins: Sequence[Value], outs: Sequence[Value], gs: Sequence[Value]) -> Sequence[Value | None]:
+    """The gradient rule of an op whose derivative is zero wherever there is one."""
+    return (None,) * len(ins)
 
 
 def rewriter(graph: Graph) -> Rewriter:

@@ -1,4 +1,4 @@
-"""Operators that move or rearrange: constants, views, slices, concat, pad, physical reorder, packing."""
+"""Operators that move or rearrange: constants, views, slices, concat, physical reorder, packing."""
 
 from __future__ import annotations
 
@@ -7,10 +7,21 @@ from collections.abc import Sequence
 import numpy as np
 
 from nnaccel_core.errors import ShapeError
-from nnaccel_core.ir import Dim, Node, Rewriter, TensorType, Value, ceil_div, dim_max, dim_min, product, sym
-from nnaccel_core.loopir.grammar import Binary, Const, Index, Load, Nest, Scalar, Select
-from nnaccel_core.ops.elementwise import axis_names, like, load_broadcast
-from nnaccel_core.ops.registry import Array, Attrs, OpDef, Sample, broadcast_shapes, register, require_equal
+from nnaccel_core.ir import Dim, Node, Rewriter, TensorType, Value, ceil_div, product, sym
+from nnaccel_core.loopir.grammar import Binary, Index, Load, Nest, Scalar, Select
+from nnaccel_core.ops.elementwise import axis_names, load_broadcast, unbroadcast
+from nnaccel_core.ops.registry import (
+    Array,
+    Attrs,
+    Emitter,
+    OpDef,
+    Sample,
+    broadcast_shapes,
+    register,
+    require_equal,
+    scalar,
+    unary_vjp,
+)
 
 
 def _draw(*shape: int) -> Array:
@@ -82,6 +93,20 @@ register(
 )
 
 
+#: The same values, through which no gradient flows. A pass drops it once gradients are taken.
+register(
+    OpDef(
+        "stop_gradient",
+        lambda ts, a: (TensorType(ts[0].shape, ts[0].dtype),),
+        lambda xs, a: (xs[0],),
+        lambda r, n, i, o, g: (None,),
+        "any",
+        loop=lambda n: _copy_nest(n, [sym(s) for s in axis_names(n.output.type.rank)]),
+        samples=lambda: [Sample((_draw(2, 3),))],
+    )
+)
+
+
 # --- copies ---------------------------------------------------------------------------------------------------
 
 
@@ -107,7 +132,8 @@ register(
         "expand",
         _expand_infer,
         _expand_ref,
-        limit="any",
+        lambda r, n, i, o, g: (unbroadcast(r, g[0], i[0].shape, n.origin),),
+        "any",
         loop=lambda n: (
             Nest(
                 n.output,
@@ -152,15 +178,28 @@ def _slice_loop(node: Node) -> tuple[Nest]:
     return _copy_nest(node, [axes[k] * a["steps"][k] + a["starts"][k] for k in range(len(axes))])
 
 
+def _slice_vjp(e: Emitter, n: Node, x: Value, y: Value, g: Value) -> Value:
+    """Zeros around ``g``; between its elements, too, where the slice took steps."""
+    starts, steps = n.attrs["starts"], n.attrs["steps"]
+    after = [d - end for d, end in zip(x.shape, n.attrs["ends"], strict=True)]
+    if all(p == 1 for p in steps) and all(isinstance(k, int) for k in (*starts, *after)):
+        return e("pad", g, pads=tuple(zip(starts, after, strict=True)), mode="constant", value=0.0)
+    return e("slice_update", e.zeros(x.shape, x.dtype), g, **n.attrs)
+
+
 _slice_sample_attrs = {"starts": (0, 1, 0), "ends": (2, 4, 7), "steps": (1, 1, 2)}
 register(
     OpDef(
         "slice",
         _slice_infer,
         lambda xs, a: (xs[0][_slices(a, xs[0].shape)],),
-        limit="any",
+        unary_vjp(_slice_vjp),
+        "any",
         loop=_slice_loop,
-        samples=lambda: [Sample((_draw(2, 5, 7),), _slice_sample_attrs)],
+        samples=lambda: [
+            Sample((_draw(2, 5, 7),), _slice_sample_attrs),
+            Sample((_draw(2, 5, 7),), {"starts": (0, 2, 3), "ends": (2, 5, 5), "steps": (1, 1, 1)}),
+        ],
     )
 )
 
@@ -181,7 +220,18 @@ def _slice_update_ref(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
     return (out,)
 
 
-def _inside(tests: Sequence[Scalar]) -> Scalar:
+def _slice_update_vjp(
+    r: Rewriter, n: Node, ins: Sequence[Value], outs: Sequence[Value], gs: Sequence[Value]
+) -> Sequence[Value | None]:
+    e, g = Emitter(r, n.origin), gs[0]
+    if not outs[0].type.is_float:
+        return (None, None)
+    new = e("slice", g, **n.attrs)
+    return (e("slice_update", g, scalar(r, 0.0, g.dtype, n.origin), **n.attrs), unbroadcast(r, new, ins[1].shape, n.origin))
+
+
+def all_of(tests: Sequence[Scalar]) -> Scalar:
+    """The conjunction of ``tests``."""
     out = tests[0]
     for t in tests[1:]:
         out = Binary("and", out, t)
@@ -207,7 +257,7 @@ def _slice_update_loop(node: Node) -> tuple[Nest]:
     new = load_broadcast(y, at)
     if not tests:
         return (Nest(node.output, names, new),)
-    return (Nest(node.output, names, Select(_inside(tests), new, Load(x, tuple(axes)))),)
+    return (Nest(node.output, names, Select(all_of(tests), new, Load(x, tuple(axes)))),)
 
 
 register(
@@ -215,7 +265,8 @@ register(
         "slice_update",
         _slice_update_infer,
         _slice_update_ref,
-        limit="any",
+        _slice_update_vjp,
+        "any",
         loop=_slice_update_loop,
         samples=lambda: [
             Sample((_draw(2, 5, 7), _draw(2, 3, 4)), _slice_sample_attrs),
@@ -286,84 +337,6 @@ register(
             Sample((_draw(2, 3, 4), _draw(2, 5, 4), _draw(2, 1, 4)), {"axis": 1}),
             Sample((_draw(2, 3), _draw(2, 4)), {"axis": 1}),
             Sample(tuple(_draw(2, 1 + k % 3) for k in range(40)), {"axis": 1}),
-        ],
-    )
-)
-
-
-PAD_MODES = {"constant": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
-
-
-def _pad_infer(types: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
-    x = types[0]
-    mode = attrs.get("mode", "constant")
-    if len(attrs["pads"]) != x.rank:
-        raise ShapeError("pads needs one (before, after) pair per axis")
-    if mode not in PAD_MODES:
-        raise ShapeError(f"mode {mode!r} is not known; known: {', '.join(PAD_MODES)}")
-    for d, pair in zip(x.shape, attrs["pads"], strict=True):
-        limit = d - 1 if mode == "reflect" else d
-        if mode in ("reflect", "circular") and isinstance(limit, int) and max(pair) > limit:
-            raise ShapeError(f"{mode} padding of {max(pair)} needs more than the {d} elements there are")
-        if mode != "constant" and min(pair) < 0:
-            raise ShapeError(f"{mode} padding cannot crop")
-    return (TensorType(tuple(d + lo + hi for d, (lo, hi) in zip(x.shape, attrs["pads"], strict=True)), x.dtype),)
-
-
-def _pad_ref(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
-    mode = PAD_MODES[attrs.get("mode", "constant")]
-    if mode != "constant":
-        return (np.pad(xs[0], attrs["pads"], mode=mode),)  # type: ignore[call-overload]
-    cut = tuple(slice(max(-lo, 0), d - max(-hi, 0)) for d, (lo, hi) in zip(xs[0].shape, attrs["pads"], strict=True))
-    grown = [(max(lo, 0), max(hi, 0)) for lo, hi in attrs["pads"]]
-    return (np.pad(xs[0][cut], grown, constant_values=attrs.get("value", 0.0)),)
-
-
-def _padded_index(at: Dim, extent: Dim, mode: str) -> Dim:
-    """Where a padded position reads from."""
-    if mode == "replicate":
-        return dim_min(dim_max(at, 0), extent - 1)
-    if mode == "circular":
-        return (at + extent) % extent
-    inside = dim_max(at, -at)
-    return dim_min(inside, 2 * (extent - 1) - inside)
-
-
-def _pad_loop(node: Node) -> tuple[Nest]:
-    x, pads, mode = node.inputs[0], node.attrs["pads"], node.attrs.get("mode", "constant")
-    names = axis_names(x.type.rank)
-    at: list[Dim] = [sym(s) - pads[k][0] for k, s in enumerate(names)]
-    if mode != "constant":
-        index = [_padded_index(at[k], x.shape[k], mode) if any(pads[k]) else at[k] for k in range(len(names))]
-        return (Nest(node.output, names, Load(x, tuple(index))),)
-    tests: list[Scalar] = []
-    for k, (lo, hi) in enumerate(pads):
-        if lo > 0:
-            tests.append(Binary("ge", Index(at[k]), Index(0)))
-        if hi > 0:
-            tests.append(Binary("lt", Index(at[k]), Index(x.shape[k])))
-    load = Load(x, tuple(at))
-    if not tests:
-        return (Nest(node.output, names, load),)
-    value = node.attrs.get("value", 0.0)
-    fill: Scalar = like(load, value) if x.dtype != "bool" else Const(bool(value), "bool")
-    return (Nest(node.output, names, Select(_inside(tests), load, fill)),)
-
-
-register(
-    OpDef(
-        "pad",
-        _pad_infer,
-        _pad_ref,
-        limit="any",
-        loop=_pad_loop,
-        samples=lambda: [
-            Sample((_draw(2, 3, 4),), {"pads": ((0, 0), (1, 2), (0, 3)), "mode": "constant", "value": 0.0}),
-            Sample((_draw(2, 3, 4),), {"pads": ((0, 0), (-1, 0), (2, 1)), "mode": "constant", "value": -1.5}),
-            *(
-                Sample((_draw(2, 4, 5),), {"pads": ((0, 0), (2, 1), (0, 3)), "mode": m})
-                for m in ("reflect", "replicate", "circular")
-            ),
         ],
     )
 )

@@ -22,6 +22,8 @@ def _is_identity(node: Node) -> bool:
     if not node.inputs or len(node.outputs) != 1:
         return False
     x, y = node.inputs[0], node.output
+    if node.op == "stop_gradient":
+        return True
     if node.op in ("reshape", "expand"):
         return x.type.shape == y.type.shape
     if node.op == "cast":

@@ -10,10 +10,12 @@ from nnaccel_core.ops.registry import lookup, rewriter
 def parameter_values(graph: Graph) -> set[Value]:
     """Parameters, constants and everything computed from these alone.
 
-    Not what has a symbolic shape (a constant expanded to the batch): its size is known at the call only.
+    Not what has a symbolic shape (a constant expanded to the batch), nor an extent itself: these are known at the call only.
     """
     known: set[Value] = set(graph.params)
     for node in graph.nodes:
+        if node.op == "extent" and not isinstance(node.attrs["dim"], int):
+            continue
         if all(v in known for v in node.inputs) and all(v.type.is_static for v in node.outputs):
             known.update(node.outputs)
     return known

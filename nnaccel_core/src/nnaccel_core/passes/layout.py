@@ -12,7 +12,11 @@ from nnaccel_core.ops.conv import is_depthwise
 from nnaccel_core.ops.registry import lookup, rewriter
 
 #: Ops whose kernels want channels innermost: SIMD runs over channels, windows over pixels.
-IMAGE_OPS = frozenset({"conv", "max_pool", "avg_pool"})
+IMAGE_OPS = frozenset({"conv", "conv_backward_data", "max_pool", "avg_pool", "avg_pool_backward", "adaptive_max_pool"})
+#: Those all of whose operands are images: what is pooled, where maxima stand, and gradients.
+POSITION_OPS = frozenset(
+    {"max_pool_positions", "max_pool_backward", "adaptive_max_pool_positions", "adaptive_max_pool_backward"}
+)
 
 
 def _drop_axes(layout: Layout, axes: Sequence[int]) -> Layout:
@@ -62,10 +66,15 @@ class _Assigner:
         if op in IMAGE_OPS and 3 <= rank <= 5:
             x = self.to(inputs[0], channels_last(rank), node.origin)
             rest = inputs[1:]
-            if op == "conv" and is_depthwise(node):
+            if op in ("conv", "conv_backward_data") and is_depthwise(node):
                 # Channels innermost in the weights too: (spatial..., 1, O).
                 rest[0] = self.to(rest[0], (*range(2, rank), 1, 0), node.origin)
             self.emit(node, [x, *rest], [channels_last(rank)])
+        elif op in POSITION_OPS and 3 <= rank <= 5:
+            self.emit(node, [self.to(v, channels_last(rank), node.origin) for v in inputs], [channels_last(rank)])
+        elif op == "conv_backward_weights" and 3 <= rank <= 5:
+            # Both operands are images; the gradient lies as the weights do, for the optimizer.
+            self.emit(node, [self.to(v, channels_last(rank), node.origin) for v in inputs], [identity(rank)])
         elif op == "transpose":
             self.emit(node, inputs, [transposed_layout(inputs[0].type.layout, node.attrs["perm"])])
         elif op.startswith("reduce_"):
@@ -98,10 +107,10 @@ class _Assigner:
         return channels_last(rank) if channels_last(rank) in firm else firm[0]
 
 
-def assign_layouts(graph: Graph, output_layouts: Sequence[Layout] = ()) -> Graph:
+def assign_layouts(graph: Graph, output_layouts: Sequence[Layout | None] = ()) -> Graph:
     """Images become channels-last (N, spatial..., C in memory); views keep memory; the rest follows its inputs.
 
-    ``output_layouts`` are what the caller wants of each output; row-major where not given.
+    ``output_layouts`` are what the caller wants of each output; row-major where not given, any where None.
     """
     a = _Assigner(graph)
     for node in graph.nodes:
@@ -109,7 +118,7 @@ def assign_layouts(graph: Graph, output_layouts: Sequence[Layout] = ()) -> Graph
     outputs = []
     for i, v in enumerate(graph.outputs):
         wanted = output_layouts[i] if i < len(output_layouts) else identity(v.type.rank)
-        outputs.append(a.to(a.get(v), wanted, "output"))
+        outputs.append(a.get(v) if wanted is None else a.to(a.get(v), wanted, "output"))
     updates = tuple(Update(u.target, a.to(a.get(u.value), u.target.type.layout, "update")) for u in graph.updates)
     return replace(graph, nodes=tuple(a.nodes), outputs=tuple(outputs), updates=updates)
 

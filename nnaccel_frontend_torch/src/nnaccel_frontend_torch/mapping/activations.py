@@ -64,10 +64,12 @@ builtin_max, builtin_min = max, min
 
 
 def hardtanh(b: Importer, input: Any, min_val: float = -1.0, max_val: float = 1.0) -> Ref:
-    """``F.hardtanh``: a clamp that keeps the dtype."""
+    """``F.hardtanh``: a clamp that keeps the dtype, and whose gradient is 0 at the bounds."""
     if not dtype_of(b, input).is_floating_point:
         raise Unmapped("hardtanh of integers")
-    return clamp(b, input, min_val, max_val)
+    if isinstance(min_val, Expr) or isinstance(max_val, Expr) or not min_val <= max_val:
+        return clamp(b, input, min_val, max_val)
+    return b.temp(b.emit("clip", [as_value(b, input, dtype_of(b, input))], min=float(min_val), max=float(max_val), open=True))
 
 
 def softplus(b: Importer, input: Any, beta: float = 1, threshold: float = 20) -> Ref:

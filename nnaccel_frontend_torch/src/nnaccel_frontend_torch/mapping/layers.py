@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from nnaccel_core.ir import Value, product
+from nnaccel_core.ir import Dim, Value, product
 from nnaccel_frontend_torch.alias import Ref
 from nnaccel_frontend_torch.importer import Importer
 from nnaccel_frontend_torch.mapping.args import (
@@ -223,11 +224,40 @@ def conv(spatial: int) -> Handler:
     return run
 
 
-def dropout(b: Importer, input: Any, p: float = 0.5, training: bool = True, train: Any = None) -> Ref:
-    """Dropout in evaluation returns its argument."""
+def dropout(b: Importer, input: Any, p: float = 0.5, training: bool = True, train: Any = None, inplace: bool = False) -> Ref:
+    """``F.dropout`` (Srivastava et al., 2014); in evaluation it returns its argument."""
+    return _dropped(b, input, p, training if train is None else train, lambda x: x.shape)
+
+
+def feature_dropout(
+    b: Importer, input: Any, p: float = 0.5, training: bool = True, train: Any = None, inplace: bool = False
+) -> Ref:
+    """Dropout of whole channels."""
+
+    def per_channel(x: Value) -> Sequence[Dim]:
+        if x.type.rank < 2:
+            raise Unmapped("dropout of channels without channels")
+        return (*x.shape[:2], *([1] * (x.type.rank - 2)))
+
+    return _dropped(b, input, p, training if train is None else train, per_channel)
+
+
+def alpha_dropout(b: Importer, input: Any, p: float = 0.5, training: bool = True, train: Any = None) -> Ref:
+    """Alpha dropout in evaluation returns its argument."""
     if training if train is None else train:
-        raise Unmapped("dropout in training mode draws random numbers")
+        raise Unmapped("alpha dropout in training mode")
     return tensor(b, input)
+
+
+def _dropped(b: Importer, input: Any, p: float, training: bool, noise_shape: Callable[[Value], Sequence[Dim]]) -> Ref:
+    if not 0 <= p <= 1:
+        raise Refusal(f"dropout with probability {p}")
+    if not training or p == 0:
+        return tensor(b, input)
+    x = value_of(b, input)
+    if p == 1:
+        return b.temp(b.emit("mul", [x, b.constant(0.0, x.dtype)]))
+    return b.temp(b.emit("mul", [x, b.add_noise(noise_shape(x), x.dtype, 1 - p)]))
 
 
 TABLE: dict[str, Handler] = {
@@ -250,10 +280,10 @@ TABLE: dict[str, Handler] = {
     "conv2d": conv(2),
     "conv3d": conv(3),
     "dropout": dropout,
-    "dropout1d": dropout,
-    "dropout2d": dropout,
-    "dropout3d": dropout,
-    "feature_dropout": dropout,
-    "alpha_dropout": dropout,
-    "feature_alpha_dropout": dropout,
+    "dropout1d": feature_dropout,
+    "dropout2d": feature_dropout,
+    "dropout3d": feature_dropout,
+    "feature_dropout": feature_dropout,
+    "alpha_dropout": alpha_dropout,
+    "feature_alpha_dropout": alpha_dropout,
 }

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from nnaccel_core.ir import Dim, Value
+from nnaccel_core.ir import Dim, TensorType, Value, product
 from nnaccel_frontend_torch.alias import Ref
 from nnaccel_frontend_torch.dtypes import TO_TORCH
 from nnaccel_frontend_torch.importer import Importer
@@ -40,20 +40,37 @@ def batch_norm(
 ) -> Ref:
     """``F.batch_norm``; with the batch's own statistics it is an instance norm over the batch too."""
     x = value_of(b, input)
-    if training and running_mean is not None:
-        raise Refusal(
-            f"batch normalization in training mode{' in ' + b.origin if b.origin else ''} updates its running statistics"
-        )
     if x.type.rank < 2:
         raise Unmapped("batch normalization of one axis")
     channels = (x.shape[1],)
-    if running_mean is None:
-        axes = (0, *range(2, x.type.rank))
-        return _channel_affine(b, _standardized(b, x, axes, eps), weight, bias)
+    if training or running_mean is None:
+        scale, shift = _or_filled(b, weight, channels, 1.0, x.dtype), _or_filled(b, bias, channels, 0.0, x.dtype)
+        same_dtype("batch normalization", x, scale, shift)
+        statistic = TensorType(channels, x.dtype)
+        mean, var = b.emit_many("batch_norm_stats", [x], [statistic, statistic], {})
+        if running_mean is not None:
+            _track(b, x, mean, var, running_mean, running_var, momentum)
+        return b.temp(b.emit("batch_norm", [x, scale, shift, mean, var], eps=float(eps)))
     mean, var = value_of(b, running_mean), value_of(b, running_var)
     scale, shift = _or_filled(b, weight, channels, 1.0, mean.dtype), _or_filled(b, bias, channels, 0.0, mean.dtype)
     same_dtype("batch normalization", x, scale, shift, mean, var)
     return b.temp(b.emit("batch_norm", [x, scale, shift, mean, var], eps=float(eps)))
+
+
+def _track(b: Importer, x: Value, mean: Value, var: Value, running_mean: Any, running_var: Any, momentum: float) -> None:
+    """Running statistics after this batch: the variance without bias, as torch keeps it."""
+    count = product((x.shape[0], *x.shape[2:]))
+    n = b.emit("extent", [], dim=count, dtype=x.dtype)
+    rest = b.emit("extent", [], dim=count - 1, dtype=x.dtype)
+    unbiased = b.emit("mul", [var, b.emit("div", [n, rest])])
+    for target, new in ((running_mean, mean), (running_var, unbiased)):
+        if not isinstance(target, (Ref, torch.Tensor)):
+            raise Unmapped("batch normalization with running statistics that are no tensors")
+        ref = b.param(target) if isinstance(target, torch.Tensor) else target
+        old = ref.read(b)
+        same_dtype("batch normalization", x, old)
+        kept = b.emit("mul", [old, b.constant(1 - momentum, old.dtype)])
+        ref.write(b, b.emit("add", [b.emit("mul", [new, b.constant(momentum, new.dtype)]), kept]))
 
 
 def torch_batch_norm(

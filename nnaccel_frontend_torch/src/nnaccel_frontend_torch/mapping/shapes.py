@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from nnaccel_core.ir import Dim, Expr, Value, product
-from nnaccel_frontend_torch.alias import Ref, expand_step, reshape_step, slice_step, transpose_step
+from nnaccel_frontend_torch.alias import Ref, detach_step, expand_step, reshape_step, slice_step, transpose_step
 from nnaccel_frontend_torch.dtypes import TO_TORCH
 from nnaccel_frontend_torch.importer import Importer
 from nnaccel_frontend_torch.mapping.args import (
@@ -197,9 +197,15 @@ def meshgrid(b: Importer, *tensors: Any, indexing: str = "ij") -> tuple[Ref, ...
     return tuple(expand(b, x, *extents) for x in spread)
 
 
-def detach(b: Importer, input: Any) -> Ref:
+def alias(b: Importer, input: Any) -> Ref:
     """Another tensor on the same memory."""
     return reshaped(b, input, shape_of(b, input), True)
+
+
+def detach(b: Importer, input: Any) -> Ref:
+    """Another tensor on the same memory, through which no gradient flows."""
+    x = tensor(b, input)
+    return b.view(x, detach_step()) if x.type.is_float else alias(b, x)
 
 
 def sliced(b: Importer, x: Ref, axis: int, start: int, end: Dim, step: int = 1) -> Ref:
@@ -397,7 +403,7 @@ TABLE: dict[str, Handler] = {
     "repeat_interleave": repeat_interleave,
     "meshgrid": meshgrid,
     "detach": detach,
-    "alias": detach,
+    "alias": alias,
     "narrow": narrow,
     "select": select,
     "getitem": getitem,

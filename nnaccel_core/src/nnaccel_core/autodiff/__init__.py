@@ -1,0 +1,6 @@
+"""Reverse-mode differentiation of graphs: every frontend's training runs on it."""
+
+from nnaccel_core.autodiff.partition import Derivative, Kept, derive, with_layouts
+from nnaccel_core.autodiff.reverse import Joint, gradient_graph, gradients
+
+__all__ = ["Derivative", "Joint", "Kept", "derive", "gradient_graph", "gradients", "with_layouts"]

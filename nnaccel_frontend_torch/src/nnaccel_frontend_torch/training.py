@@ -1,0 +1,93 @@
+"""Compiled segments on torch's tape."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from nnaccel_frontend_torch.dtypes import dense_layout
+
+if TYPE_CHECKING:
+    from nnaccel_core.driver.training import TrainedSegment
+    from nnaccel_core.ir.types import Layout
+
+
+def on_tape(segment: TrainedSegment, inputs: Sequence[torch.Tensor], tracked: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Run ``segment`` forward; torch will ask for its gradients."""
+    return list(_Segment.apply(segment, len(inputs), *inputs, *tracked))  # type: ignore[no-untyped-call]
+
+
+class _Segment(torch.autograd.Function):
+    """One compiled segment: its inputs, then its parameters."""
+
+    @staticmethod
+    def forward(ctx: Any, segment: TrainedSegment, count: int, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:  # type: ignore[override]
+        results, kept = segment.forward(tensors[:count], _off_tape(tensors[count:]))
+        ctx.segment, ctx.count, ctx.tensors = segment, count, tensors
+        ctx.of_results = [(t.shape, t.dtype, t.device) for t in results]
+        n = segment.outputs
+        given = {"input": tensors, "output": [*results[:n], *kept]}
+        saved = [given[s.place][s.index] for s in segment.sources if s.place != "grad"]
+        # Parameters are read where they are when gradients are taken; saving them has torch notice writes in between.
+        ctx.save_for_backward(*saved, *tensors[count:])
+        ctx.set_materialize_grads(False)
+        seeded = set(segment.seeded)
+        ctx.mark_non_differentiable(*(t for k, t in enumerate(results) if k not in seeded))
+        return tuple(results)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+        segment = ctx.segment
+        seeds = {k: _seed(grads[k], *ctx.of_results[k]) for k in segment.seeded}
+        saved = ctx.saved_tensors
+        found = _differentiable(ctx, list(seeds.values())) if torch.is_grad_enabled() else None
+        if found is None:
+            rest = iter(saved)
+            given = [seeds[s.index] if s.place == "grad" else next(rest) for s in segment.sources]
+            laid = [_laid(t, layout) for t, layout in zip(given, segment.layouts(), strict=True)]
+            found = segment.backward(laid, _off_tape(list(rest)))
+        given_of = {k for k, g in enumerate(grads) if g is not None}
+        there = [not given_of.isdisjoint(of) for of in segment.depends]
+        return (None, None, *(found[k] if k is not None and there[k] else None for k in segment.gradient_of))
+
+
+def _differentiable(ctx: Any, seeds: Sequence[torch.Tensor]) -> list[torch.Tensor] | None:
+    """The gradients on the tape themselves, for ``create_graph=True``; None when nothing they depend on is tracked."""
+    inputs, tracked = ctx.tensors[: ctx.count], ctx.tensors[ctx.count :]
+    second = ctx.segment.second(inputs, seeds, tracked)
+    if second is None:
+        return None
+    by_name = dict(zip(ctx.segment.parameters, tracked, strict=True))
+    seeds = [_laid(s, layout) for s, layout in zip(seeds, ctx.segment.seed_layouts, strict=True)]
+    return on_tape(second, [*inputs, *seeds], [by_name[name] for name in second.parameters])
+
+
+def _off_tape(parameters: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    return [_laid(p.detach(), None) for p in parameters]
+
+
+def _seed(grad: torch.Tensor | None, shape: torch.Size, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """The gradient of a result; zeros for one that the loss does not depend on."""
+    return torch.zeros(shape, dtype=dtype, device=device) if grad is None else grad
+
+
+def _laid(t: torch.Tensor, layout: Layout | None) -> torch.Tensor:
+    """``t`` dense in memory, as ``layout`` where one is given."""
+    found = None if t.is_neg() else dense_layout(t.shape, t.stride())
+    if found is not None and (layout is None or _same(t, found, layout)):
+        return t
+    if layout is None:
+        return t.resolve_neg().contiguous()
+    order = list(layout)
+    back = [order.index(a) for a in range(len(order))]
+    return t.resolve_neg().permute(order).contiguous().permute(back)
+
+
+def _same(t: torch.Tensor, a: Layout, b: Layout) -> bool:
+    """Whether two layouts are the same order in memory: axes of extent 1 are free."""
+    return [k for k in a if t.shape[k] != 1] == [k for k in b if t.shape[k] != 1]
+
+
+__all__ = ["on_tape"]

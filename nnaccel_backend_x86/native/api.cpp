@@ -169,6 +169,18 @@ void nnx_memory_free(void *address, int64_t bytes) {
     nnx::unmap_block({static_cast<uint8_t *>(address), nnx::block_size(size_t(bytes))});
 }
 
+void *nnx_memory_take(int64_t bytes) {
+    nnx::Block block;
+    guarded([&] { block = nnx::take_block(size_t(bytes)); });
+    return block.address;
+}
+
+void nnx_memory_give(void *address, int64_t bytes) {
+    nnx::give_block({static_cast<uint8_t *>(address), nnx::block_size(size_t(bytes))});
+}
+
+int64_t nnx_memory_spare_bytes(void) { return int64_t(nnx::spare_bytes()); }
+
 int64_t nnx_arena_idle_bytes(void) { return int64_t(nnx::idle_arena_bytes()); }
 
 void nnx_arena_trim(void) { nnx::trim_arenas(); }

@@ -3,8 +3,11 @@
 #include <cstring>
 
 #include "microkernel.h"
+#include "pack.h"
 #include "product.h"
+#include "weights_gradient.h"
 #include "winograd.h"
+#include "winograd_gradient.h"
 
 namespace nnx {
 namespace {
@@ -20,7 +23,9 @@ constexpr Entry KERNELS[] = {
     {"product", product},
     {"rows_product", rows_product},
     {"tile_product", tile_product},
+    {"weights_gradient", weights_gradient},
     {"winograd", winograd},
+    {"winograd_gradient", winograd_gradient},
 };
 
 }  // namespace

@@ -8,6 +8,7 @@
 #include <stdexcept>
 #include <unordered_map>
 
+#include "memory.h"
 #include "threads.h"
 
 namespace nnx {
@@ -16,7 +17,7 @@ namespace {
 using dnnl::memory;
 using Desc = dnnl::memory::desc;
 
-enum { CONVOLUTION = 1, MATMUL = 2, INNER_PRODUCT = 3, REORDER = 4 };
+enum { CONVOLUTION = 1, MATMUL = 2, INNER_PRODUCT = 3, REORDER = 4, DATA_GRADIENT = 5, WEIGHTS_GRADIENT = 6 };
 
 class Reader {
 public:
@@ -106,7 +107,7 @@ void Descriptor::describe(const Spec &spec) {
         return;
     }
     memory::dims strides, dilation, low, high;
-    if (kind == CONVOLUTION) {
+    if (kind == CONVOLUTION || kind == DATA_GRADIENT || kind == WEIGHTS_GRADIENT) {
         int64_t n = in.next();
         strides = in.list(n), dilation = in.list(n), low = in.list(n), high = in.list(n);
         for (auto &d : dilation) d -= 1;
@@ -114,6 +115,11 @@ void Descriptor::describe(const Spec &spec) {
     dnnl::post_ops post;
     std::vector<std::pair<int, Desc>> others;
     int64_t count = in.next();
+    if (kind == DATA_GRADIENT || kind == WEIGHTS_GRADIENT) {
+        if (count != 0) throw std::invalid_argument("a gradient takes no post-ops");
+        describe_gradient(kind, src, weights, dst, {strides, dilation, low, high});
+        return;
+    }
     for (int64_t i = 0; i < count; ++i) {
         switch (in.next()) {
             case 1: {
@@ -165,6 +171,53 @@ void Descriptor::describe(const Spec &spec) {
     arguments_.insert(arguments_.end(), others.begin(), others.end());
 }
 
+void Descriptor::describe_gradient(int64_t kind, const Desc &src, const Desc &weights, const Desc &dst,
+                                   const memory::dims (&window)[4]) {
+    const auto &engine = cpu_engine();
+    const auto &[strides, dilation, low, high] = window;
+    constexpr auto direct = dnnl::algorithm::convolution_direct;
+    const auto kind_of_format = weights.get_format_kind();
+    const bool plain = kind_of_format == memory::format_kind::blocked && weights.get_inner_nblks() == 0;
+    const Desc any(weights.get_dims(), memory::data_type::f32, memory::format_tag::any);
+    dnnl::primitive_attr attr;
+    attr.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+    dnnl::convolution_forward::primitive_desc forward(engine, dnnl::prop_kind::forward_training, direct, src, any, dst, strides,
+                                                      dilation, low, high);
+    if (kind == DATA_GRADIENT) {
+        using PD = dnnl::convolution_backward_data::primitive_desc;
+        const Desc &wanted = plain ? any : weights;
+        auto pd = std::make_shared<PD>(engine, direct, src, wanted, dst, strides, dilation, low, high, forward, attr);
+        fill_info(*pd, pd->weights_desc());
+        if (plain) add_copy(DNNL_ARG_WEIGHTS, true, weights, pd->weights_desc());
+        arguments_ = {{DNNL_ARG_DIFF_SRC, src}, {DNNL_ARG_WEIGHTS, pd->weights_desc()}, {DNNL_ARG_DIFF_DST, dst}};
+        create_ = create_from<dnnl::convolution_backward_data, PD>;
+        pd_ = pd;
+    } else {
+        using PD = dnnl::convolution_backward_weights::primitive_desc;
+        auto pd = std::make_shared<PD>(engine, direct, src, any, dst, strides, dilation, low, high, forward, attr);
+        fill_info(*pd, pd->diff_weights_desc());
+        add_copy(DNNL_ARG_DIFF_WEIGHTS, false, weights, pd->diff_weights_desc());
+        arguments_ = {{DNNL_ARG_SRC, src}, {DNNL_ARG_DIFF_WEIGHTS, pd->diff_weights_desc()}, {DNNL_ARG_DIFF_DST, dst}};
+        create_ = create_from<dnnl::convolution_backward_weights, PD>;
+        pd_ = pd;
+    }
+}
+
+void Descriptor::add_copy(int arg, bool before, const Desc &given, const Desc &own) {
+    if (given == own) return;
+    dnnl::primitive_attr attr;
+    attr.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+    copy_.arg = arg;
+    copy_.before = before;
+    copy_.given = given;
+    copy_.own = own;
+    copy_.pd = dnnl::reorder::primitive_desc(cpu_engine(), before ? given : own, cpu_engine(), before ? own : given, attr);
+    // Scratch: the primitive's or the copy's, which do not run at the same time; then the argument in its own form.
+    const auto bytes = std::max(size_t(info_.scratch_bytes), copy_.pd.scratchpad_desc().get_size());
+    copy_.offset = align_up(bytes);
+    info_.scratch_bytes = int64_t(copy_.offset + own.get_size());
+}
+
 void Descriptor::fill_info(const dnnl::primitive_desc_base &pd, const Desc &weights) {
     copy_text(info_.impl, sizeof info_.impl, pd.impl_info_str());
     info_.scratch_bytes = int64_t(pd.scratchpad_desc().get_size());
@@ -179,6 +232,7 @@ const dnnl::primitive &Descriptor::primitive() {
     if (!primitive_) {
         if (!create_) throw std::invalid_argument(info_.message);
         TeamSize team(threads_);
+        if (copy_.arg) copy_.primitive = dnnl::reorder(copy_.pd);
         primitive_ = create_(pd_);
     }
     return primitive_;

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <mutex>
+#include <unordered_map>
 #include <vector>
 
 #include "threads.h"
@@ -18,6 +19,17 @@ std::vector<Block> &idle() {
     // Never destroyed: a thread may still release its arena while the process exits.
     static auto *blocks = new std::vector<Block>;
     return *blocks;
+}
+
+// Blocks that were given back, by size; and bytes of them and of those in use.
+struct Spare {
+    std::unordered_multimap<size_t, Block> blocks;
+    size_t kept = 0, used = 0;
+};
+
+Spare &spare() {
+    static auto *found = new Spare;
+    return *found;
 }
 
 }  // namespace
@@ -99,6 +111,61 @@ void trim_arenas() {
         blocks.swap(idle());
     }
     for (const Block &b : blocks) unmap_block(b);
+}
+
+Block take_block(size_t bytes) {
+    const size_t size = block_size(bytes);
+    {
+        std::lock_guard<std::mutex> lock(state_mutex());
+        Spare &s = spare();
+        s.used += size;
+        auto found = s.blocks.find(size);
+        if (found != s.blocks.end()) {
+            Block block = found->second;
+            s.blocks.erase(found);
+            s.kept -= size;
+            return block;
+        }
+    }
+    try {
+        return map_block(bytes);
+    } catch (...) {
+        std::lock_guard<std::mutex> lock(state_mutex());
+        spare().used -= size;
+        throw;
+    }
+}
+
+void give_block(Block block) noexcept {
+    for (;;) {
+        Block out;
+        {
+            std::lock_guard<std::mutex> lock(state_mutex());
+            Spare &s = spare();
+            if (block.address) {
+                s.used -= block.bytes;
+                try {
+                    s.blocks.emplace(block.bytes, block);
+                    s.kept += block.bytes;
+                } catch (const std::bad_alloc &) {
+                    out = block;
+                }
+                block = {};
+            }
+            if (!out.address && s.kept > s.used) {
+                out = s.blocks.begin()->second;
+                s.kept -= out.bytes;
+                s.blocks.erase(s.blocks.begin());
+            }
+        }
+        if (!out.address) return;
+        unmap_block(out);
+    }
+}
+
+size_t spare_bytes() {
+    std::lock_guard<std::mutex> lock(state_mutex());
+    return spare().kept;
 }
 
 }  // namespace nnx

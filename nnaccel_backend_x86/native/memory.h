@@ -36,6 +36,12 @@ void release_arena(Block block) noexcept;
 size_t idle_arena_bytes();
 void trim_arenas();
 
+// Memory of packed parameters, which a training step drops and makes anew: what is given back serves the next request of its
+// size, with whatever it holds, and no more of it is kept than is in use. Throws OutOfMemory.
+Block take_block(size_t bytes);
+void give_block(Block block) noexcept;
+size_t spare_bytes();
+
 constexpr size_t align_up(size_t n, size_t to = 64) { return (n + to - 1) / to * to; }
 
 }  // namespace nnx

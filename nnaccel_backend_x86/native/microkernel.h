@@ -20,6 +20,7 @@ struct TileProduct {
     int64_t c_panel;  // elements from the columns of one panel to the next's; read only where columns > PANEL
     int64_t columns;  // 1..MicroKernels::columns; nothing beyond them is written
     bool accumulate;  // add to what C holds
+    int64_t a_step = 1, b_step = PANEL;  // elements from one k to the next of A_t and of a panel of B_t
 };
 
 using MicroKernel = void (*)(const TileProduct &product);

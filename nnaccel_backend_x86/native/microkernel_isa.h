@@ -11,7 +11,7 @@ TARGET void pass(const TileProduct &p, int64_t column, int64_t columns) {
         for (int v = 0; v < V; ++v) sum[r][v] = SET(0);
     // Of three rows each: base, base + step, base + 2 * step are addresses that need no arithmetic.
     constexpr int GROUPS = (R + 2) / 3;
-    const int64_t step = p.lda;
+    const int64_t step = p.lda, a_step = p.a_step, b_step = p.b_step;
     const int64_t jump = V * WIDTH > PANEL ? p.panel - PANEL : 0, c_jump = V * WIDTH > PANEL ? p.c_panel - PANEL : 0;
     for (int64_t t = 0; t < p.count; ++t) {
         const float *a[GROUPS];
@@ -29,8 +29,8 @@ TARGET void pass(const TileProduct &p, int64_t column, int64_t columns) {
                 for (int v = 0; v < V; ++v) sum[r][v] = MULTIPLY_ADD(left, right[v], sum[r][v]);
             }
 #pragma GCC unroll 8
-            for (int g = 0; g < GROUPS; ++g) ++a[g];
-            b += PANEL;
+            for (int g = 0; g < GROUPS; ++g) a[g] += a_step;
+            b += b_step;
         }
     }
     float *c = p.c + column;

@@ -12,8 +12,9 @@ extern "C" {
 
 enum { NNX_OK = 0, NNX_ERROR = 1, NNX_OUT_OF_MEMORY = 2 };
 
-// Raised when a signature below changes; the loader refuses another number.
-#define NNX_ABI 1
+// Raised when a signature below changes, the encoding of a description (descriptor.h), or the buffers, dims or scratch of a kernel
+// that comes with the library: whoever calls with the old meaning would corrupt memory. The loader refuses another number.
+#define NNX_ABI 2
 
 // Runs tasks begin..end-1 of a generated kernel; scratch is this thread's tile memory, 64-byte aligned.
 typedef void (*nnx_kernel)(void **buffers, const int64_t *dims, uint8_t *scratch, int64_t begin, int64_t end);
@@ -91,6 +92,10 @@ NNX_API void nnx_call_end(nnx_call *call);
 // Memory of prepared parameters: 64-byte aligned, huge pages advised; null when there is none.
 NNX_API void *nnx_memory_new(int64_t bytes);
 NNX_API void nnx_memory_free(void *address, int64_t bytes);
+// The same for packed parameters, which change often: what was given back is used again, with whatever it holds. And bytes kept so.
+NNX_API void *nnx_memory_take(int64_t bytes);
+NNX_API void nnx_memory_give(void *address, int64_t bytes);
+NNX_API int64_t nnx_memory_spare_bytes(void);
 // Bytes kept by idle arenas; and give them back to the system.
 NNX_API int64_t nnx_arena_idle_bytes(void);
 NNX_API void nnx_arena_trim(void);

@@ -12,7 +12,7 @@
 namespace nnx {
 namespace {
 
-constexpr int64_t CONVOLUTION = 1;
+constexpr int64_t CONVOLUTION = 1, DATA_GRADIENT = 5;
 
 void check(dnnl_status_t status, const Step &step, const char *what) {
     if (status == dnnl_success) return;
@@ -32,8 +32,9 @@ double now() {
 }  // namespace
 
 Context::~Context() {
-    for (auto &list : arguments)
-        for (auto &a : list) dnnl_memory_destroy(a.memory);
+    for (auto *lists : {&arguments, &copies})
+        for (auto &list : *lists)
+            for (auto &a : list) dnnl_memory_destroy(a.memory);
     if (stream) dnnl_stream_destroy(stream);
 }
 
@@ -69,7 +70,7 @@ std::unique_ptr<Variant> Plan::make_variant(int threads) const {
             // Packed weights may only fit the team size they were chosen for. A convolution's threads work
             // independently, so that fewer of them are correct; other primitives keep their own team size.
             slot.descriptor = descriptor(step.spec);
-            slot.limit = threads < step.spec[1] && step.spec[0] == CONVOLUTION;
+            slot.limit = threads < step.spec[1] && (step.spec[0] == CONVOLUTION || step.spec[0] == DATA_GRADIENT);
         }
         const nnx_info &info = slot.descriptor->info();
         if (!info.ok) throw std::runtime_error(step.origin + ": oneDNN refused the primitive: " + info.message);
@@ -107,17 +108,19 @@ std::unique_ptr<Context> Plan::acquire(const Variant &variant) {
     context->variant = &variant;
     context->pointers.resize(most_refs_);
     context->arguments.resize(steps_.size());
+    context->copies.resize(steps_.size());
     dnnl_engine_t engine = cpu_engine().get();
     if (dnnl_stream_create(&context->stream, engine, dnnl_stream_default_flags) != dnnl_success) throw std::bad_alloc();
     for (size_t i = 0; i < steps_.size(); ++i) {
         const Step &step = steps_[i];
         if (step.kernel) continue;
         Descriptor &d = *variant.primitives[i].descriptor;
-        auto add = [&](int arg, const dnnl::memory::desc &md) {
+        auto add_to = [&](std::vector<dnnl_exec_arg_t> &list, int arg, const dnnl::memory::desc &md) {
             dnnl_memory_t memory = nullptr;
             check(dnnl_memory_create(&memory, md.get(), engine, DNNL_MEMORY_NONE), step, "describe an argument");
-            context->arguments[i].push_back({arg, memory});
+            list.push_back({arg, memory});
         };
+        auto add = [&](int arg, const dnnl::memory::desc &md) { add_to(context->arguments[i], arg, md); };
         for (const auto &wanted : step.arguments) {
             auto known = std::find_if(d.arguments().begin(), d.arguments().end(),
                                       [&](const auto &a) { return a.first == int(wanted.arg); });
@@ -125,8 +128,14 @@ std::unique_ptr<Context> Plan::acquire(const Variant &variant) {
                 throw std::runtime_error(step.origin + ": the primitive has no argument " + std::to_string(wanted.arg));
             add(known->first, known->second);
         }
-        add(DNNL_ARG_SCRATCHPAD, dnnl::memory::desc({int64_t(d.scratch_bytes())}, dnnl::memory::data_type::u8,
-                                                    dnnl::memory::format_tag::a));
+        const dnnl::memory::desc bytes({int64_t(d.scratch_bytes())}, dnnl::memory::data_type::u8, dnnl::memory::format_tag::a);
+        add(DNNL_ARG_SCRATCHPAD, bytes);
+        if (const Copy &copy = d.copy(); copy.arg) {
+            auto &list = context->copies[i];
+            add_to(list, copy.before ? DNNL_ARG_FROM : DNNL_ARG_TO, copy.given);
+            add_to(list, copy.before ? DNNL_ARG_TO : DNNL_ARG_FROM, copy.own);
+            add_to(list, DNNL_ARG_SCRATCHPAD, bytes);
+        }
     }
     return context;
 }
@@ -162,15 +171,28 @@ void Plan::run(Context &context, uint8_t *arena, size_t begin, size_t end, void 
 
 void Plan::run_primitive(const Step &step, const Variant::Primitive &primitive, Context &context, size_t index,
                          const Bases &bases, uint8_t *scratch) const {
-    auto &arguments = context.arguments[index];
-    const_dnnl_primitive_t handle = primitive.descriptor->primitive().get();
-    check(dnnl_memory_set_data_handle(arguments.back().memory, scratch), step, "take its scratch memory");
+    auto &arguments = context.arguments[index], &copied = context.copies[index];
+    Descriptor &descriptor = *primitive.descriptor;
+    const_dnnl_primitive_t handle = descriptor.primitive().get();
+    const Copy &copy = descriptor.copy();
+    auto place = [&](const dnnl_exec_arg_t &argument, void *address) {
+        check(dnnl_memory_set_data_handle(argument.memory, address), step, "take an argument's address");
+    };
+    auto run_copy = [&] {
+        dnnl_status_t status = dnnl_primitive_execute(copy.primitive.get(), context.stream, int(copied.size()), copied.data());
+        check(status, step, "bring an argument into another form");
+    };
+    place(arguments.back(), scratch);
+    if (copy.arg) place(copied[1], scratch + copy.offset), place(copied[2], scratch);
     for (int64_t r = 0; r < step.repeat; ++r) {
         for (size_t k = 0; k < step.arguments.size(); ++k) {
             const nnx_argument &a = step.arguments[k];
             auto *address = static_cast<uint8_t *>(bases.resolve(a.ref)) + r * a.stride;
-            check(dnnl_memory_set_data_handle(arguments[k].memory, address), step, "take an argument's address");
+            const bool elsewhere = copy.arg && a.arg == copy.arg;
+            if (elsewhere) place(copied[0], address);
+            place(arguments[k], elsewhere ? scratch + copy.offset : address);
         }
+        if (copy.arg && copy.before && r == 0) run_copy();
         dnnl_status_t status = dnnl_success;
         int threads = context.variant->threads;
         if (primitive.limit) {
@@ -180,6 +202,7 @@ void Plan::run_primitive(const Step &step, const Variant::Primitive &primitive, 
             status = dnnl_primitive_execute(handle, context.stream, int(arguments.size()), arguments.data());
         }
         check(status, step, "run the primitive");
+        if (copy.arg && !copy.before) run_copy();
     }
 }
 

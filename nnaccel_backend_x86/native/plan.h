@@ -43,6 +43,7 @@ struct Context {
     const Variant *variant = nullptr;
     dnnl_stream_t stream = nullptr;
     std::vector<std::vector<dnnl_exec_arg_t>> arguments;  // per step; the last one is the scratch memory
+    std::vector<std::vector<dnnl_exec_arg_t>> copies;     // per step: of its copy, the caller's form first; mostly empty
     std::vector<void *> pointers;
     Context() = default;
     Context(const Context &) = delete;

@@ -270,20 +270,6 @@ void rows_product(void **buffers, const int64_t *dims, uint8_t *scratch, int64_t
     }
 }
 
-// Weights (columns, channels, taps), row-major, as panels [columns / PANEL][taps][channels][PANEL]; or, where dims[3] is set,
-// (channels, columns). dims: columns, channels, taps, transposed. One task per panel. Buffers: weights, panels.
-void pack_panels(void **buffers, const int64_t *dims, uint8_t *, int64_t begin, int64_t end) {
-    const int64_t columns = dims[0], channels = dims[1], taps = dims[2];
-    const bool transposed = dims[3] != 0;
-    const auto *w = static_cast<const float *>(buffers[0]);
-    auto *to = static_cast<float *>(buffers[1]) + begin * taps * channels * PANEL;
-    for (int64_t p = begin; p < end; ++p)
-        for (int64_t tap = 0; tap < taps; ++tap)
-            for (int64_t c = 0; c < channels; ++c)
-                for (int64_t j = p * PANEL; j < (p + 1) * PANEL; ++j)
-                    *to++ = j >= columns ? 0.0f : transposed ? w[c * columns + j] : w[(j * channels + c) * taps + tap];
-}
-
 // Copies parts into slices of each row of a wider tensor. dims: rows, blocks of rows (tasks), elements between rows of the output,
 // how many parts, then per part: elements between its rows, elements of a row, and where in the output's row they go. Buffers: parts, output.
 void concat(void **buffers, const int64_t *dims, uint8_t *, int64_t begin, int64_t end) {

@@ -12,6 +12,7 @@
 #define MULTIPLY(a, b) _mm512_mul_ps(a, b)
 #define MULTIPLY_ADD(a, b, c) _mm512_fmadd_ps(a, b, c)
 #define MINUS_PRODUCT(a, b, c) _mm512_fnmadd_ps(a, b, c)
+#define ANY_NAN(a) (_mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q) != 0)
 #elif defined(VECTORS_AVX2)
 #define TARGET __attribute__((target("avx2,fma")))
 #define VEC __m256
@@ -24,6 +25,7 @@
 #define MULTIPLY(a, b) _mm256_mul_ps(a, b)
 #define MULTIPLY_ADD(a, b, c) _mm256_fmadd_ps(a, b, c)
 #define MINUS_PRODUCT(a, b, c) _mm256_fnmadd_ps(a, b, c)
+#define ANY_NAN(a) (_mm256_movemask_ps(_mm256_cmp_ps(a, a, _CMP_UNORD_Q)) != 0)
 #elif defined(VECTORS_SSE2)
 #define TARGET
 #define VEC __m128
@@ -36,4 +38,5 @@
 #define MULTIPLY(a, b) _mm_mul_ps(a, b)
 #define MULTIPLY_ADD(a, b, c) _mm_add_ps(_mm_mul_ps(a, b), c)
 #define MINUS_PRODUCT(a, b, c) _mm_sub_ps(c, _mm_mul_ps(a, b))
+#define ANY_NAN(a) (_mm_movemask_ps(_mm_cmpunord_ps(a, a)) != 0)
 #endif

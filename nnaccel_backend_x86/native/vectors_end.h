@@ -13,3 +13,4 @@
 #undef MULTIPLY
 #undef MULTIPLY_ADD
 #undef MINUS_PRODUCT
+#undef ANY_NAN

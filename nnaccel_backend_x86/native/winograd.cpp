@@ -1,7 +1,8 @@
 // A task computes some channels of the output of some tiles, from the images to the finished pixels; nothing but those is
 // written to memory that another core reads. For a block of input channels at a time, the tiles are transformed (V), so are
 // the weights (U), and their products are added up (M) by the register-tile kernels. V, the panel of U in use, and M stay in
-// this core's second-level cache when the caller chose the blocks well.
+// this core's second-level cache when the caller chose the blocks well. Tiles whose outputs are not all finite are computed again by
+// the definition of a convolution, so that NaN and infinity reach only what they should.
 #include "winograd.h"
 
 #include <immintrin.h>
@@ -18,11 +19,18 @@ namespace {
 
 constexpr int64_t up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
+// What the convolution reads, for outputs that are computed by their definition.
+struct Source {
+    const float *x, *weights;
+    int64_t height, width, channels, stride, pad_top, pad_left;
+};
+
 struct Output {
     float *to;
-    int64_t stride;  // elements between pixels
-    int64_t width;   // pixels of a row
+    int64_t stride;         // elements between pixels
+    int64_t height, width;  // rows of an image, pixels of a row
     Epilogue epilogue;
+    Source source;
 };
 
 // Elements of a block of transformed weights, [PANEL][PANEL] and a line more: 1 KiB apart they would share few sets of a cache.
@@ -100,7 +108,8 @@ public:
         if (d_.has_residual) e.residual = static_cast<const float *>(buffers[next++]);
         e.residual_stride = d_.residual_stride;
         e.activation = d_.activation, e.alpha = number(d_.alpha), e.beta = number(d_.beta);
-        output_ = {static_cast<float *>(buffers[next]), d_.y_stride, d_.out_width, e};
+        output_ = {static_cast<float *>(buffers[next]), d_.y_stride, d_.out_height, d_.out_width, e,
+                   {x_, weights_, d_.height, d_.width, d_.channels, d_.x_stride, d_.pad_top, d_.pad_left}};
         // A line more than is needed, so that neighbors do not share the few places of a cache set.
         v_tile_ = up(d_.inner, PANEL), v_position_ = d_.tiles * v_tile_ + PANEL, m_tile_ = P * d_.outer + PANEL;
         u_panel_ = P * up(d_.inner, PANEL) / PANEL * WEIGHTS;
@@ -196,6 +205,10 @@ void convolve(void **buffers, const Dims &dims, uint8_t *scratch, int64_t begin,
 }
 
 }  // namespace
+
+void winograd_input(const float *const *pixels, int64_t channels, float *to, int64_t distance) {
+    transforms<6>().input(pixels, channels, to, distance);
+}
 
 // Buffers: images, weights (of pack_panels), then bias and residual where there are, output. Scratch, in floats, where
 // P = (m + 2)^2 and k = up(inner, 16): P * (tiles * k + 16) + 2 * P * k * 17 + tiles * (P * outer + 16) + k.

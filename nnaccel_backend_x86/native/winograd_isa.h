@@ -112,6 +112,27 @@ TARGET void filter_block(const float *taps, int64_t step, int64_t k, float *to) 
                 STORE(to + (c / PANEL * N * N + p) * WEIGHTS + c % PANEL * PANEL + lane, SET(0));
 }
 
+// The outputs of a tile by their definition, some of PANEL channels from `channel` on, pixel (i, j) at y[i * M + j].
+template <int M>
+TARGET __attribute__((noinline)) void exact_tile(const Output &o, int64_t channel, int64_t first, int64_t rows, int64_t columns,
+                                                 VEC (&y)[M * M][1]) {
+    const Source &s = o.source;
+    const int64_t row = first / o.width, at_column = first % o.width, image = row / o.height, at_row = row % o.height;
+    const float *weights = s.weights + channel / PANEL * 9 * s.channels * PANEL + channel % PANEL;
+    for (int64_t i = 0; i < rows; ++i)
+        for (int64_t j = 0; j < columns; ++j) {
+            VEC sum = SET(0);
+            for (int64_t tap = 0; tap < 9; ++tap) {
+                const int64_t from_row = at_row + i + tap / 3 - s.pad_top, from_column = at_column + j + tap % 3 - s.pad_left;
+                if (from_row < 0 || from_row >= s.height || from_column < 0 || from_column >= s.width) continue;
+                const float *x = s.x + ((image * s.height + from_row) * s.width + from_column) * s.stride;
+                const float *w = weights + tap * s.channels * PANEL;
+                for (int64_t c = 0; c < s.channels; ++c) sum = MULTIPLY_ADD(SET(x[c]), LOAD(w + c * PANEL), sum);
+            }
+            y[i * M + j][0] = sum;
+        }
+}
+
 // Products of one tile, blocks of [N * N][PANEL], to its pixels: `rows` x `columns` of M x M are inside the image, the first one
 // is pixel number `first`.
 template <int N>
@@ -132,13 +153,20 @@ TARGET void output_tile(const float *from, const Output &o, int64_t channel, int
             output_1d(m, part);
             EACH(int j = 0; j < M; ++j) half[i][j] = part[j];
         }
-        VEC bias = e.bias ? some(e.bias + channel + c, n) : SET(0);
+        VEC check = SET(0);
         EACH(int j = 0; j < M; ++j) {
             VEC m[N], part[M];
             EACH(int i = 0; i < N; ++i) m[i] = half[i][j];
             output_1d(m, part);
-            EACH(int i = 0; i < M; ++i) y[i * M + j][0] = ADD(part[i], bias);
+            EACH(int i = 0; i < M; ++i) {
+                y[i * M + j][0] = part[i];
+                check = MULTIPLY_ADD(part[i], SET(0), check);
+            }
         }
+        // NaN or infinity in a tile spreads over all of it, but reaches at least those outputs that should have it.
+        if (__builtin_expect(ANY_NAN(check), 0)) exact_tile<M>(o, channel + c, first, rows, columns, y);
+        VEC bias = e.bias ? some(e.bias + channel + c, n) : SET(0);
+        for (auto &pixel : y) pixel[0] = ADD(pixel[0], bias);
         if (whole && n >= WIDTH) {
             if (residual)
                 EACH(int i = 0; i < M; ++i)

@@ -167,20 +167,52 @@ def test_error_is_close_to_a_direct_sum(m: int) -> None:
     assert error(cut(own, shape_of(own), Blocks(m, 16, 64, 64))) < {2: 1.6, 4: 3.0}[m] * error(direct)
 
 
-def test_nan_reaches_at_least_what_it_should_and_asks_for_the_exact_plan() -> None:
+@pytest.mark.parametrize("m", [2, 4])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_nan_and_infinity_reach_exactly_what_they_should(m: int, value: float) -> None:
+    for row, column in ((0, 0), (8, 8), (5, 12), (12, 15)):
+        net = Net()
+        x = net.input(2, 20, 13, 16, layout=IMAGE)
+        y = net.op("add", conv(net, x, 27, ((1, 0), (1, 2))), net.input(2, 27, 12, 17, layout=IMAGE), layout=IMAGE)
+        c = longest(candidates(net, y))
+        net.data[x][1, 3, row, column] = value
+        (got,) = run_plan(B, *lowered(net, cut(c, shape_of(c), Blocks(m, 7, 16, 16))))
+        want = np.zeros(got.shape, bool)
+        # Output (i, j) sees inputs i - 1 to i + 1, j - 1 to j + 1.
+        want[1, :, max(0, row - 1) : row + 2, max(0, column - 1) : column + 2] = True
+        np.testing.assert_array_equal(~np.isfinite(got), want)
+        net.data[x][1, 3, row, column] = 0.0
+        clean = net.reference(y)
+        np.testing.assert_allclose(got[~want], clean[~want], atol=2e-5 * np.abs(clean).max())
+
+
+def test_a_number_too_large_for_the_transforms_is_none_for_the_result() -> None:
     net = Net()
-    x = net.input(1, 8, 16, 16, layout=IMAGE)
-    y = conv(net, x, 8)
-    net.data[x][0, 3, 8, 8] = np.nan
+    x = net.input(1, 4, 8, 8, layout=IMAGE)
+    y = conv(net, x, 16, bias=False)
+    net.data[x] *= np.float32(2e38 / np.abs(net.data[x]).max())
+    net.data[net.params[0]] *= np.float32(1e-2)
     (c,) = candidates(net, y)
+    (got,) = run_plan(B, *lowered(net, c))
+    want = net.reference(y)
+    assert np.isfinite(got).all()
+    np.testing.assert_allclose(got, want, atol=1e-4 * np.abs(want).max())
+
+
+def test_nan_asks_for_no_other_plan() -> None:
+    net = Net()
+    y = conv(net, net.input(1, 8, 16, 16, layout=IMAGE), 8)
+    (c,) = candidates(net, y)
+    plan, inputs, _ = lower(B, net, c)
+    inputs[0][0] = np.nan
+    assert B.build(plan, Options()).exact("input", [a.ctypes.data for a in inputs], 2)
+
+
+def lowered(net: Net, c: Candidate) -> tuple[Plan, list[np.ndarray], list[int]]:
+    """What `run_plan` takes; keeps the packed weights alive with the network."""
     plan, inputs, memories = lower(B, net, c)
-    (got,) = run_plan(B, plan, inputs, [m.address for m in memories])
-    assert np.isnan(got[0, :, 7:10, 7:10]).all() and np.isfinite(got[0, :, :3]).all()
-    executable = B.build(plan, Options())
-    addresses = [a.ctypes.data for a in inputs]
-    assert not executable.exact("input", addresses, 2)
-    inputs[0][np.isnan(inputs[0])] = 0.0
-    assert executable.exact("input", addresses, 2)
+    net.kept = memories  # type: ignore[attr-defined]
+    return plan, inputs, [m.address for m in memories]
 
 
 def test_strict_forbids_it() -> None:

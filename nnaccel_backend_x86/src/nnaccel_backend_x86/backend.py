@@ -5,9 +5,12 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
 
 from nnaccel_backend_x86 import native, probe
+from nnaccel_backend_x86.backward import Backward
 from nnaccel_backend_x86.builtin import BuiltinCall, is_pack_key, pack_call
 from nnaccel_backend_x86.candidates import Proposer
 from nnaccel_backend_x86.executable import X86Executable
@@ -15,13 +18,15 @@ from nnaccel_backend_x86.memory import X86Memory
 from nnaccel_backend_x86.onednn import DST, SRC, PrimitiveCall, pack_primitive
 from nnaccel_backend_x86.products import Products, concats
 from nnaccel_backend_x86.scope import Scope
+from nnaccel_backend_x86.weights_gradient import WeightsGradient
 from nnaccel_backend_x86.winograd import Winograd
-from nnaccel_core.api import Backend, Diagnosis, Machine, Memory
+from nnaccel_backend_x86.winograd_gradient import WinogradGradient
+from nnaccel_core.api import Backend, Bridge, Diagnosis, Machine, Memory
 from nnaccel_core.errors import ToolchainError
-from nnaccel_core.ir import Env, Graph, Node
+from nnaccel_core.ir import Env, Graph, Node, TensorType, Value
 from nnaccel_core.options import Options
-from nnaccel_core.plan import Plan
-from nnaccel_core.select.candidate import Candidate
+from nnaccel_core.plan import BufferRef, LibraryStep, Plan
+from nnaccel_core.select.candidate import Candidate, Pack
 
 if TYPE_CHECKING:
     from nnaccel_backend_x86.toolchain import KernelCompiler
@@ -37,6 +42,8 @@ class X86Backend(Backend):
     def __init__(self, machine: Machine, device: str) -> None:
         super().__init__(machine, device)
         self._compiler: KernelCompiler | None = None
+        self._bridge: Bridge | None = None
+        self._packings: dict[tuple[str, tuple[int, ...]], X86Executable] = {}
 
     @classmethod
     def probe(cls) -> Machine | None:
@@ -67,7 +74,8 @@ class X86Backend(Backend):
     def candidates(
         self, graph: Graph, env: Env, options: Options, only: Collection[frozenset[Node]] | None = None
     ) -> Sequence[Candidate]:
-        """Convolutions and products with their epilogues by oneDNN (never its reference code) and by kernels of our own; copies.
+        """Convolutions, their gradients and products with their epilogues by oneDNN (never its reference code) and by kernels of
+        our own; copies.
 
         With ``numerics="fast"`` a ReLU or clip inside an epilogue turns NaN into its bound, as oneDNN does; `X86Executable.exact`
         tells the driver when to run the plan of ``numerics="strict"`` instead.
@@ -79,8 +87,9 @@ class X86Backend(Backend):
             return ()
         scope, strict = Scope(graph, env, self.machine), options.numerics == "strict"
         found = Proposer(scope, strict).propose(only) + Products(scope).propose(only)
+        found += Backward(scope).propose(only) + WeightsGradient(scope).propose(only)
         if not strict:
-            found += Winograd(scope).propose(only)
+            found += Winograd(scope).propose(only) + WinogradGradient(scope).propose(only)
         return found + concats(scope, only)
 
     def choices_key(self) -> str:
@@ -99,6 +108,29 @@ class X86Backend(Backend):
         else:
             call = PrimitiveCall(pack_primitive(node, self.machine.cores), (SRC,), (DST,))
         return Candidate((node,), node.inputs, node.outputs, 0.0, f"pack {node.attrs['key']}", call, self.name)
+
+    def packed(self, pack: Pack, array: np.ndarray[Any, Any]) -> Memory:
+        """See `Backend.packed`. Natively, on the framework's number of threads; what runs is kept for the next time, since
+        training packs its weights at each step."""
+        array = np.ascontiguousarray(array, np.float32)
+        key = (pack.key, array.shape)
+        executable = self._packings.get(key)
+        if executable is None:
+            executable = self._packings[key] = self._packing(pack, array.shape)
+        memory = X86Memory(max(1, pack.nbytes), recycled=True)
+        threads = self.machine.cores if self._bridge is None else self._bridge.threads()
+        executable.run((array.ctypes.data,), (), (memory.address,), threads, 0)
+        return memory
+
+    def _packing(self, pack: Pack, shape: tuple[int, ...]) -> X86Executable:
+        source, target = TensorType(shape, "float32"), TensorType((pack.nbytes,), "uint8")
+        node = Node("pack", (pack.value,), (Value(target, "packed"),), {"key": pack.key, "nbytes": pack.nbytes}, "prepare")
+        refs = (BufferRef("input", 0, 0, source),), (BufferRef("output", 0, 0, target),)
+        step = LibraryStep(self.pack_candidate(node), *refs, None, pack.value.name)
+        return self.build(Plan("pack", (step,), (source,), (), (target,)), Options())
+
+    def use(self, bridge: Bridge) -> None:
+        self._bridge = bridge
 
     def build(self, plan: Plan, options: Options) -> X86Executable:
         return X86Executable(plan, lambda kernels: self.compiler.load(kernels), self.machine.cores)

@@ -27,8 +27,6 @@ class BuiltinCall:
         scratch: bytes of memory it wants per thread.
         rows: the entry of ``dims`` that takes the distance of an operand's rows, by operand (inputs first, then outputs), for
             operands that may be slices of a wider buffer (`row_stride`).
-        spreads: NaN and infinity of one input element reach outputs that an operator's definition keeps from it, so that the
-            plan of ``numerics="strict"`` must run where there are some.
     """
 
     name: str
@@ -36,7 +34,6 @@ class BuiltinCall:
     tasks: int
     scratch: int = 0
     rows: Mapping[int, int] = field(default_factory=dict)
-    spreads: bool = False
 
     def bound(self, step: LibraryStep) -> BoundCall | None:
         """The call on the placed operands of ``step``; None when nothing is left to do.

@@ -62,6 +62,7 @@ class Draft:
         seconds: of the whole batch with the implementation of that name.
         residual: index into ``inputs`` of an added operand that the output may be written over; make_over: `make` for that case.
         packed_dims: dims of the packed weights; packed_transposed: the parameter has its two axes the other way round.
+        result: the ``DNNL_ARG_*`` of the output.
     """
 
     nodes: tuple[Node, ...]
@@ -78,6 +79,7 @@ class Draft:
     make_over: Callable[[int, Md], Primitive] | None = None
     packed_dims: tuple[int, ...] = ()
     packed_transposed: bool = False
+    result: int = DST
 
 
 class Proposer:
@@ -337,7 +339,7 @@ def _sliced(refused: Sequence[tuple[Draft, Md]], pinned: Mapping[int, Descriptio
 def _candidate(d: Draft, weights: Md, images: int, info: Description, pinned: Description) -> Candidate:
     repeat = d.batch // images if d.slices is not None else 1
     strides = {arg: step * images for arg, step in (d.slices or {}).items()} if repeat > 1 else {}
-    call = PrimitiveCall(d.make(images if d.slices is not None else d.batch, weights), d.arguments, (DST,), repeat, strides)
+    call = PrimitiveCall(d.make(images if d.slices is not None else d.batch, weights), d.arguments, (d.result,), repeat, strides)
     packs: tuple[Pack, ...] = ()
     if d.nominal:
         packs = (Pack(d.inputs[1], pack_key(d.packed_dims, pinned, d.packed_transposed), pinned.weights_bytes),)

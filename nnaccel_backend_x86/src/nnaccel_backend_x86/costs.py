@@ -84,6 +84,32 @@ def product_seconds(machine: Machine, packed: bool, batch: int, m: int, n: int, 
     return START + max(flops / (machine.flops * BOOST * efficiency), traffic_seconds(machine, nbytes))
 
 
+#: oneDNN's gradients of convolutions, fraction of peak (batch 16, channels-last; ``benchmarks/gradients.py``): of the input, and
+#: where that has few channels; of the weights; of depthwise convolutions.
+DATA_GRADIENT, DATA_GRADIENT_NARROW = 0.66, 0.18
+WEIGHTS_GRADIENT, WEIGHTS_GRADIENT_1X1 = 0.32, 0.5
+DEPTHWISE_DATA_GRADIENT, DEPTHWISE_WEIGHTS_GRADIENT = 0.12, 0.09
+
+
+def gradient_seconds(machine: Machine, op: str, x: Shape, w: Shape, out: Shape, groups: int) -> float:
+    """oneDNN's gradient of a convolution (``op``: ``conv_backward_data`` or ``_weights``); shapes are the convolution's."""
+    flops = 2.0 * math.prod(out) * math.prod(w[1:])
+    data = op == "conv_backward_data"
+    if w[1] == 1 and groups > 1:
+        efficiency = DEPTHWISE_DATA_GRADIENT if data else DEPTHWISE_WEIGHTS_GRADIENT
+        efficiency *= _fill(out[1], machine.simd_bytes // 4)
+    elif data:
+        efficiency = DATA_GRADIENT * _fill(w[1], 8)
+        if w[1] < 8:
+            efficiency = DATA_GRADIENT_NARROW
+    else:
+        efficiency = WEIGHTS_GRADIENT_1X1 if math.prod(w[2:]) == 1 else WEIGHTS_GRADIENT
+        efficiency *= _fill(w[0] // groups, 8)
+    compute = flops / (machine.flops * BOOST * efficiency)
+    memory = traffic_seconds(machine, 4.0 * (math.prod(x) + math.prod(out) + math.prod(w)))
+    return START + max(compute, memory) + 0.25 * min(compute, memory)
+
+
 def reorder_seconds(machine: Machine, nbytes: float) -> float:
     """A copy into another layout; ``nbytes`` read and as many written, at about 0.7 of a plain copy's speed."""
     return START + traffic_seconds(machine, 2 * nbytes) / 0.7
@@ -186,4 +212,90 @@ def winograd_seconds(
     rounds = -(-tasks // machine.cores) if tasks < 4 * machine.cores else tasks / machine.cores
     compute = rounds * task * cycle
     memory = traffic_seconds(machine, read + written + 4 * 9 * channels * out_channels)
+    return OWN_LAUNCH + max(compute, memory) + 0.25 * min(compute, memory)
+
+
+#: Our own gradient of weights: fraction of peak of long runs of pixels; pixels' worth of work that the start of a run, and of a
+#: tile, cost; cycles of one core to pack one element of g, to gather a panel of one pixel of x (both come from memory mostly),
+#: and to store one element of the result.
+OWN_GRADIENT, RUN_START, TILE_START = 0.8, 1.0, 8.0
+GRADIENT_ELEMENT, GRADIENT_PANEL, GRADIENT_RESULT = 3.0, 40.0, 1.0
+
+
+def own_gradient_seconds(
+    machine: Machine,
+    *,
+    pixels: int,
+    run: int,
+    band: int,
+    gathered: float,
+    taps: int,
+    channels: int,
+    out_channels: int,
+    outer: int,
+    inner: int,
+    tasks: int,
+    scratch: int,
+) -> float:
+    """Our own gradient of weights: ``tasks`` of ``outer`` by ``inner`` channels over ``pixels``, ``band`` of them at a time.
+
+    ``run``: neighboring pixels of a row; ``gathered``: input pixels for each of the output; ``scratch``: bytes that a task works
+    on.
+    """
+    width = machine.simd_bytes // 4
+    cycle = 4 * width * machine.cores / (machine.flops * BOOST)
+    rows = 12 if width == 16 else 6
+    outers, inners = min(outer, out_channels), min(inner, -(-channels // 16) * 16)
+    efficiency = OWN_GRADIENT * run / (run + RUN_START) * band / (band + TILE_START)
+    efficiency *= outers / (-(-outers // rows) * rows)
+    # What does not fit the second-level cache comes from the third.
+    efficiency /= 1.0 + 0.03 * max(0.0, scratch / machine.l2 - 1.0)
+    task = pixels * taps * outers * inners / (2 * width * efficiency)
+    task += pixels * (outers * GRADIENT_ELEMENT + gathered * inners / 16 * GRADIENT_PANEL)
+    task += outers * inners * taps * GRADIENT_RESULT
+    # Cores without a task in the last round wait.
+    rounds = -(-tasks // machine.cores) if tasks < 4 * machine.cores else tasks / machine.cores
+    compute = rounds * task * cycle
+    memory = traffic_seconds(machine, 4.0 * (pixels * (out_channels + gathered * channels) + taps * channels * out_channels))
+    return OWN_LAUNCH + max(compute, memory) + 0.25 * min(compute, memory)
+
+
+#: The same by Winograd's transposed transforms: fraction of peak of its products, and tiles' worth of work that the start and end
+#: of a tile of registers cost; cycles of one core that a vector of channels of one tile of g, of one tile of x, and of the result
+#: take through their transforms.
+WINOGRAD_SUMS, WINOGRAD_SUMS_START = 0.6, 4.0
+WINOGRAD_G, WINOGRAD_X, WINOGRAD_RESULT = 260.0, 270.0, 300.0
+
+
+def winograd_gradient_seconds(
+    machine: Machine,
+    *,
+    tiles: int,
+    block: int,
+    pixels: int,
+    channels: int,
+    out_channels: int,
+    outer: int,
+    inner: int,
+    tasks: int,
+    scratch: int,
+) -> float:
+    """Our own gradient of 3x3 weights: ``tasks`` of ``outer`` by ``inner`` channels over ``tiles``, ``block`` of them at a time.
+
+    ``pixels``: of g; ``scratch``: bytes that a task works on.
+    """
+    width = machine.simd_bytes // 4
+    cycle = 4 * width * machine.cores / (machine.flops * BOOST)
+    rows = 12 if width == 16 else 6
+    outers, inners = min(outer, out_channels), min(inner, -(-channels // 16) * 16)
+    efficiency = WINOGRAD_SUMS * block / (block + WINOGRAD_SUMS_START) * outers / (-(-outers // rows) * rows)
+    # What does not fit the second-level cache comes from the third.
+    efficiency /= 1.0 + 0.03 * max(0.0, scratch / machine.l2 - 1.0)
+    task = 36 * tiles * outers * inners / (2 * width * efficiency)
+    task += tiles * (-(-outers // width) * WINOGRAD_G + inners // width * WINOGRAD_X)
+    task += outers * inners / width * WINOGRAD_RESULT
+    # Cores without a task in the last round wait.
+    rounds = -(-tasks // machine.cores) if tasks < 4 * machine.cores else tasks / machine.cores
+    compute = rounds * task * cycle
+    memory = traffic_seconds(machine, 4.0 * (pixels * (out_channels + channels) + 9 * channels * out_channels))
     return OWN_LAUNCH + max(compute, memory) + 0.25 * min(compute, memory)

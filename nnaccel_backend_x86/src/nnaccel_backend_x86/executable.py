@@ -150,7 +150,7 @@ class X86Executable(Executable):
             native.check(status, f"running {self.name}")
 
     def exact(self, space: str, addresses: Addresses, threads: int) -> bool:
-        """See `Executable.exact`: False when a step drops or spreads NaN and the memory holds NaN or infinity."""
+        """See `Executable.exact`: False when a step drops NaN and the memory holds NaN or infinity."""
         floats = self._checked.get(space)
         if not floats:
             return floats is None
@@ -163,8 +163,6 @@ class X86Executable(Executable):
     def _drops_nan(self) -> bool:
         calls = [s.candidate.impl for s in self._plan.steps if isinstance(s, LibraryStep)]
         posts = [p for c in calls if isinstance(c, PrimitiveCall) for p in c.primitive.post]
-        if any(isinstance(c, BuiltinCall) and c.spreads for c in calls):
-            return True
         return any(isinstance(p, Eltwise) and p.drops_nan for p in posts)
 
     def _floats(self) -> dict[str, Any]:

@@ -24,7 +24,8 @@ from nnaccel_core.errors import NnaccelError, OutOfMemoryError, ToolchainError
 LIBRARY_VARIABLE = "NNACCEL_X86_LIBRARY"
 ONEDNN_SONAME = "libdnnl.so.3"
 ONEDNN_INSTALL = "pip install onednn-cpu-gomp==2023.2.0"
-ABI = 1
+#: ``NNX_ABI`` of ``native/nnaccel_x86.h``: raised with every change of what a call means, not only of a signature.
+ABI = 2
 
 
 class Ref(Structure):
@@ -83,6 +84,9 @@ _SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
     "nnx_call_end": (None, (c_void_p,)),
     "nnx_memory_new": (c_void_p, (c_int64,)),
     "nnx_memory_free": (None, (c_void_p, c_int64)),
+    "nnx_memory_take": (c_void_p, (c_int64,)),
+    "nnx_memory_give": (None, (c_void_p, c_int64)),
+    "nnx_memory_spare_bytes": (c_int64, ()),
     "nnx_arena_idle_bytes": (c_int64, ()),
     "nnx_arena_trim": (None, ()),
 }
@@ -164,12 +168,18 @@ def _load() -> ctypes.CDLL:
         try:
             function = getattr(library, name)
         except AttributeError as e:
-            raise ToolchainError(f"{runtime} has no {name}: it is of another version; reinstall nnaccel_backend_x86") from e
+            raise ToolchainError(f"{runtime} has no {name}: {_another_version()}") from e
         function.restype = result
         function.argtypes = arguments
-    if library.nnx_abi() != ABI:
-        raise ToolchainError(f"{runtime} has ABI {library.nnx_abi()}, not {ABI}; reinstall nnaccel_backend_x86")
+        if name == "nnx_abi" and library.nnx_abi() != ABI:
+            raise ToolchainError(f"{runtime} has version {library.nnx_abi()} of the interface, not {ABI}: {_another_version()}")
     return library
+
+
+def _another_version() -> str:
+    if os.environ.get(LIBRARY_VARIABLE):
+        return f"it was built from other sources; build it again, or unset {LIBRARY_VARIABLE}"
+    return "it is of another version; reinstall nnaccel_backend_x86"
 
 
 def library() -> ctypes.CDLL:

@@ -16,8 +16,9 @@ from nnaccel_core.ir import Dim, Node, TensorType
 
 #: ``DNNL_ARG_*``.
 SRC, WEIGHTS, DST, BIAS = 1, 33, 17, 41
+DIFF_SRC, DIFF_WEIGHTS, DIFF_DST = 129, 161, 145
 #: Kinds of primitives, as in ``native/descriptor.cpp``.
-CONVOLUTION, MATMUL, INNER_PRODUCT, REORDER = 1, 2, 3, 4
+CONVOLUTION, MATMUL, INNER_PRODUCT, REORDER, DATA_GRADIENT, WEIGHTS_GRADIENT = 1, 2, 3, 4, 5, 6
 
 #: oneDNN's numbers of element-wise algorithms (``dnnl_alg_kind_t``).
 RELU, TANH, LOGISTIC, GELU_TANH, SWISH, CLIP, GELU_ERF, HARDSWISH = 32, 33, 41, 43, 44, 47, 49, 52
@@ -100,7 +101,9 @@ PostOp = Eltwise | BinaryAdd | Sum
 
 @dataclass(frozen=True)
 class Primitive:
-    """A description. ``window`` is (strides, dilations, paddings before, paddings after) of a convolution."""
+    """A description. ``window`` is (strides, dilations, paddings before, paddings after) of a convolution.
+
+    That of a gradient names the convolution's ``src``, ``weights`` and ``dst``, of which one is computed."""
 
     kind: int
     threads: int
@@ -118,7 +121,7 @@ class Primitive:
         out += self.dst.encode()
         if self.kind == REORDER:
             return tuple(out)
-        if self.kind == CONVOLUTION:
+        if self.kind in (CONVOLUTION, DATA_GRADIENT, WEIGHTS_GRADIENT):
             out.append(len(self.window[0]))
             for part in self.window:
                 out += part

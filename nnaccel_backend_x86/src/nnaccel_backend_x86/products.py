@@ -12,16 +12,17 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from nnaccel_backend_x86 import costs
-from nnaccel_backend_x86.builtin import BoundCall, BuiltinCall, pack_key, row_stride
+from nnaccel_backend_x86.builtin import BoundCall, BuiltinCall, row_stride
+from nnaccel_backend_x86.convolution import PANEL, convolution, panels_pack
 from nnaccel_backend_x86.onednn import sizes
 from nnaccel_backend_x86.scope import Scope
 from nnaccel_core.api import Machine
-from nnaccel_core.ir import Node, Value, channels_last, identity
+from nnaccel_core.ir import Node, Value, identity
 from nnaccel_core.plan import BufferRef, LibraryStep
-from nnaccel_core.select.candidate import Candidate, Pack
+from nnaccel_core.select.candidate import Candidate
 
-#: Columns of a packed panel (``PANEL`` in ``native/microkernel.h``).
-PANEL = 16
+#: What a library or we compute as products, with an epilogue.
+PRODUCTS = ("conv", "conv_backward_data", "matmul")
 #: Most rows of `rows_product`: beyond these, dot products along k repeat too many loads of the weights.
 MOST_ROWS = 32
 #: ``MOST_DOTS`` and ``GROUP`` of ``native/product.cpp``.
@@ -194,7 +195,7 @@ class Products:
 
     def propose(self, only: Collection[frozenset[Node]] | None = None) -> list[Candidate]:
         """All candidates; with ``only``, those for one of these sets of nodes."""
-        make = {"conv": self._conv, "matmul": self._matmul}
+        make = {"conv": self._conv, "conv_backward_data": self._conv, "matmul": self._matmul}
         found = [c for node in self.scope.nodes(make, only) for c in make[node.op](node)]
         return [c for c in found if only is None or frozenset(c.nodes) in only]
 
@@ -260,37 +261,22 @@ class Products:
         node = self.producers.get(v) if self._only_reader(v) is not None else None
         if node is not None and node.op == "add":
             behind = (self.producers.get(x) for x in node.inputs)
-            return any(n is not None and n.op in ("conv", "matmul") for n in behind)
-        return node is not None and node.op in ("conv", "matmul")
+            return any(n is not None and n.op in PRODUCTS for n in behind)
+        return node is not None and node.op in PRODUCTS
 
     # --- products ----------------------------------------------------------------------------------------------
 
     def _conv(self, node: Node) -> list[Candidate]:
-        x, w, out = self.static(node.inputs[0]), self.static(node.inputs[1]), self.static(node.output)
-        a = node.attrs
-        if x.rank not in (3, 4) or a["groups"] != 1 or node.inputs[1] not in self.params or w.layout != identity(w.rank):
+        c = convolution(self.scope, node)
+        if c is None:
             return []
-        if len(node.inputs) == 3 and node.inputs[2] not in self.params:
-            return []
-        if any(t.layout != channels_last(x.rank) for t in (x, out)) or any(p < 0 for pair in a["padding"] for p in pair):
-            return []
-
-        def two(values: tuple[int, ...], missing: int) -> tuple[int, int]:
-            return (missing, values[0]) if len(values) == 1 else (values[0], values[1])
-
-        window = two(sizes(w)[2:], 1)
-        stride, dilation = two(tuple(a["stride"]), 1), two(tuple(a["dilation"]), 1)
-        pad = two(tuple(p[0] for p in a["padding"]), 0)
         dims = ProductDims(
-            *(sizes(x)[0], *two(sizes(x)[2:], 1), sizes(x)[1]),
-            *(*two(sizes(out)[2:], 1), sizes(w)[0]),
-            *(*window, *stride, *dilation, *pad),
+            *(c.images, *c.size, c.channels, *c.out, c.columns),
+            *(*c.window, *c.stride, *c.dilation, *c.pad),
         )
-        key = (sizes(w)[0], sizes(w)[1], math.prod(window), 0)
-        padded = any(p for pair in a["padding"] for p in pair)
-        prologues = self._prologues(node.inputs[0]) if window == (1, 1) and not padded else [Prologue((), node.inputs[0])]
+        prologues = self._prologues(node.inputs[0]) if c.taps == 1 and not c.padded else [Prologue((), node.inputs[0])]
         bias = node.inputs[2] if len(node.inputs) == 3 else None
-        return [self._candidate(node, p, f, dims, bias, key) for p in prologues for f in self.finishes(node)]
+        return [self._candidate(node, p, f, dims, bias, c.panels()) for p in prologues for f in self.finishes(node)]
 
     def _matmul(self, node: Node) -> list[Candidate]:
         a, b, out = self.static(node.inputs[0]), self.static(node.inputs[1]), self.static(node.output)
@@ -338,7 +324,6 @@ class Products:
         if f.residual is not None:
             rows[len(inputs) - 1] = RESIDUAL_STRIDE
         call = BuiltinCall("product", dims.numbers(), row_blocks * column_blocks, dims.scratch(), rows)
-        panels = -(-d.columns // PANEL)
         nodes = (*p.nodes, node, *f.nodes)
         strided = tuple(i in rows for i in range(len(inputs)))
         return Candidate(
@@ -361,7 +346,7 @@ class Products:
             proposer="x86",
             strided_in=strided,
             strided_out=(True,),
-            packs=(Pack(w, pack_key("pack_panels", packed, panels), 4 * panels * PANEL * d.channels * d.taps),),
+            packs=(panels_pack(w, packed),),
             inplace=((0, len(inputs) - 1),) if f.residual is not None else (),
         )
 

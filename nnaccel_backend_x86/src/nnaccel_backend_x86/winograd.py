@@ -13,12 +13,12 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from nnaccel_backend_x86 import costs
-from nnaccel_backend_x86.builtin import BuiltinCall, pack_key
-from nnaccel_backend_x86.onednn import sizes
-from nnaccel_backend_x86.products import PANEL, Finish, Products, float_bits
+from nnaccel_backend_x86.builtin import BuiltinCall
+from nnaccel_backend_x86.convolution import PANEL, Convolution, convolution, panels_pack
+from nnaccel_backend_x86.products import Finish, Products, float_bits
 from nnaccel_core.api import Machine
-from nnaccel_core.ir import Node, Value, channels_last, identity
-from nnaccel_core.select.candidate import Candidate, Pack
+from nnaccel_core.ir import Node, Value
+from nnaccel_core.select.candidate import Candidate
 
 #: Tiles and channels of a block that are weighed against each other. Fewer tiles repeat the transform of the weights too often.
 #: Most of the error comes from adding up, and longer sums in one go have more of it: 1.36 times as much in resnet18 with 256.
@@ -142,27 +142,21 @@ class Winograd(Products):
     def propose(self, only: Collection[frozenset[Node]] | None = None) -> list[Candidate]:
         """All candidates; with ``only``, those for one of these sets of nodes."""
         found: list[Candidate] = []
-        for node in self.scope.nodes(("conv",), only):
-            shape = self._shape(node)
-            if shape is not None:
+        for node in self.scope.nodes(("conv", "conv_backward_data"), only):
+            applies = self._shape(node)
+            if applies is not None:
                 finishes = (f for f in self.finishes(node) if only is None or frozenset((node, *f.nodes)) in only)
-                found += [self._winograd(node, shape, f) for f in finishes]
+                found += [self._winograd(node, *applies, f) for f in finishes]
         return found
 
-    def _shape(self, node: Node) -> Shape | None:
+    def _shape(self, node: Node) -> tuple[Convolution, Shape] | None:
         """The convolution, when Winograd's algorithm applies to it."""
-        x, w, out = (self.static(v) for v in (*node.inputs[:2], node.output))
-        a = node.attrs
-        if sizes(w)[2:] != (3, 3) or a["groups"] != 1 or tuple(a["stride"]) != (1, 1) or tuple(a["dilation"]) != (1, 1):
+        c = convolution(self.scope, node)
+        if c is None or node.inputs[0].type.rank != 4 or c.window != (3, 3) or c.stride != (1, 1) or c.dilation != (1, 1):
             return None
-        if any(v not in self.params for v in node.inputs[1:]) or w.layout != identity(4):
-            return None
-        if any(t.layout != channels_last(4) for t in (x, out)) or any(p < 0 for pair in a["padding"] for p in pair):
-            return None
-        (images, channels, height, width), (_, out_channels, out_height, out_width) = sizes(x), sizes(out)
-        return Shape(images, height, width, channels, out_height, out_width, out_channels, a["padding"][0][0], a["padding"][1][0])
+        return c, Shape(c.images, *c.size, c.channels, *c.out, c.columns, *c.pad)
 
-    def _winograd(self, node: Node, s: Shape, f: Finish) -> Candidate:
+    def _winograd(self, node: Node, c: Convolution, s: Shape, f: Finish) -> Candidate:
         seconds, b = best(s, self.machine, f.residual is not None)
         bias: Value | None = node.inputs[2] if len(node.inputs) == 3 else None
         number, alpha, beta = f.activation
@@ -176,9 +170,6 @@ class Winograd(Products):
         last = len(inputs) - 1
         rows = {0: IN_STRIDE, len(inputs): OUT_STRIDE, **({last: RESIDUAL_STRIDE} if f.residual is not None else {})}
         nodes = (node, *f.nodes)
-        panels = -(-s.out_channels // PANEL)
-        # The weights of `pack_panels`, as the other kernels of our own take them: one packed form whatever is chosen at a size.
-        pack = Pack(w, pack_key("pack_panels", (s.out_channels, s.channels, 9, 0), panels), 4 * panels * PANEL * s.channels * 9)
         return Candidate(
             nodes=nodes,
             inputs=inputs,
@@ -188,10 +179,11 @@ class Winograd(Products):
                 f"own Winograd F({b.m}x{b.m}, 3x3) {' + '.join(n.op for n in nodes)}, "
                 f"{b.tasks(s)} tasks of {b.tiles} tiles, {b.inner} to {b.outer} channels"
             ),
-            impl=BuiltinCall("winograd", tuple(vars(dims).values()), b.tasks(s), b.scratch(), rows, spreads=True),
+            impl=BuiltinCall("winograd", tuple(vars(dims).values()), b.tasks(s), b.scratch(), rows),
             proposer="x86",
             strided_in=tuple(i in rows for i in range(len(inputs))),
             strided_out=(True,),
-            packs=(pack,),
+            # As the other kernels of our own take them: one packed form whatever is chosen at a size.
+            packs=(panels_pack(w, c.panels()),),
             inplace=((0, last),) if f.residual is not None else (),
         )

@@ -1,12 +1,16 @@
-"""Prediction on an NVIDIA GPU against PyTorch's own ways: one process a network, all sides in one run.
+"""Prediction on an NVIDIA GPU against PyTorch's own ways: one process for a network and batch size, all sides in one run.
 
-    python3 benchmarks/gpu.py OUT --nets resnet50 ... --batches 1 128 [--peers eager last graphed inductor] [--dtype bfloat16]
+    python3 benchmarks/gpu.py OUT --nets resnet50 ... --batches 1 128 [--peers eager last inductor graphed] [--dtype bfloat16]
 
 Every side is warmed up, then timed call by call with CUDA events, in blocks that take turns; the figure is the median of at least
 20 calls. Errors are relative to float64 on the same GPU, in the 2-norm. TF32 is on for convolutions and products alike.
 ``--prewarm`` first fills Inductor's own disk cache, several networks at a time; the seconds until a side is ready are then not
-those of a cold start.
+those of a cold start. ``--slicing 64`` (or 0: whole) runs nnaccel's batches so many samples at a time; ``--no-nnaccel`` leaves it
+out, to see whether the other sides fail by themselves.
 Writes ``gpu.jsonl`` (a line for each network, batch and side) and ``gpu.md`` (a table) into OUT.
+
+    python3 benchmarks/gpu.py OUT --alone --nets vgg16 --batches 128    a few calls of nnaccel, each compared with PyTorch
+    python3 benchmarks/gpu.py OUT --first --nets resnet50 --batches 1   its first call: with an empty cache, then in a new process
 """
 
 from __future__ import annotations
@@ -14,6 +18,8 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -26,9 +32,13 @@ from typing import Any
 NETS = (
     "alexnet", "densenet121", "inception_v3", "mobilenet_v2", "resnet18", "resnet50", "squeezenet1_1", "vgg16", "vgg16_bn",
 )  # fmt: skip
-# Inductor before our own CUDA graph: it drops the workspaces of cuBLAS, which a graph captured earlier goes on using.
+# Inductor before our own CUDA graph: it drops the workspaces of cuBLAS, which a graph captured earlier goes on using. PyTorch
+# keeps them by stream, and a graph that ends drops those of its stream, whoever else uses them (pytorch/pytorch#193402): hence a
+# stream of its own for the graph, too, and a process of its own for each batch size.
 PEERS = ("eager", "last", "inductor", "graphed")
 BLOCKS, CALLS = 6, 5
+#: Calls of nnaccel under --alone: the first runs step by step, later ones as CUDA graphs.
+ALONE = 3
 
 
 def make(name: str) -> Any:
@@ -48,18 +58,18 @@ def make(name: str) -> Any:
     return net
 
 
-def sides(net: Any, x: Any, peers: list[str]) -> dict[str, Callable[[Any], Any]]:
+def sides(net: Any, x: Any, names: list[str], slicing: bool | int) -> dict[str, Callable[[Any], Any]]:
     """The ways to run ``net``, made ready for ``x``; each with its first calls behind it."""
     import torch
 
     import nnaccel
 
     found: dict[str, Callable[[Any], Any]] = {}
-    for name in [*peers, "nnaccel"]:
+    for name in names:
         started = time.perf_counter()
         mine = copy.deepcopy(net)
         if name == "nnaccel":
-            fast = nnaccel.optimize(mine, device="cuda")
+            fast = nnaccel.optimize(mine, device="cuda", slicing=slicing)
             found[name] = fast
             run = fast
         elif name == "eager":
@@ -95,10 +105,10 @@ def graphed(net: Any, x: Any) -> Callable[[Any], Any]:
             net(static)
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, stream=torch.cuda.Stream()):
         out = net(static)
 
-    def run(t: Any) -> Any:
+    def run(t: Any, net: Any = net) -> Any:  # the graph reads the network's weights, which must live as long
         static.copy_(t)
         graph.replay()
         return out.clone()
@@ -170,7 +180,56 @@ def prewarm(name: str, batches: list[int], dtype: str) -> None:
         torch.cuda.synchronize()
 
 
-def one(name: str, batch: int, dtype: str, peers: list[str], out: Path) -> None:
+def alone(name: str, batch: int, dtype: str, slicing: bool | int) -> None:
+    """A few calls of nnaccel, each waited for and compared with PyTorch; ends the process with an error where they differ."""
+    import torch
+
+    import nnaccel
+
+    settings()
+    kind = getattr(torch, dtype)
+    size = 299 if name == "inception_v3" else 224
+    net, x = make(name).cuda().to(kind), torch.randn(batch, 3, size, size, device="cuda", dtype=kind)
+    want = net(x).double()
+    torch.cuda.synchronize()
+    fast = nnaccel.optimize(net, device="cuda", slicing=slicing)
+    for call in range(ALONE):
+        got = fast(x)
+        torch.cuda.synchronize()
+        error = relative(got, want)
+        print(f"{name} {batch} call {call + 1}: differs from eager by {error:.1e}", flush=True)
+        if not error < (5e-3 if dtype == "float32" else 5e-2):
+            raise SystemExit(f"{name} {batch}: wrong result in call {call + 1}")
+    print(fast.nnaccel_report(), flush=True)
+
+
+def first(name: str, batch: int, dtype: str, slicing: bool | int) -> None:
+    """Time the first calls in this process, imports and the start of CUDA apart."""
+    import cudnn
+    import cupy
+    import torch
+
+    import nnaccel
+
+    settings()
+    kind = getattr(torch, dtype)
+    size = 299 if name == "inception_v3" else 224
+    net, x = make(name).cuda().to(kind), torch.randn(batch, 3, size, size, device="cuda", dtype=kind)
+    cupy.cuda.Device(0).synchronize()
+    cudnn.backend_version()
+    net(x)  # torch's own start, cuBLAS and cuDNN among it
+    torch.cuda.synchronize()
+    fast = nnaccel.optimize(net, device="cuda", slicing=slicing)
+    seconds = []
+    for _ in range(4):
+        started = time.perf_counter()
+        fast(x)
+        torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - started)
+    print(f"{name} {batch}: first calls", ", ".join(f"{s:.3f}" for s in seconds), "s", flush=True)
+
+
+def one(name: str, batch: int, dtype: str, names: list[str], slicing: bool | int, out: Path) -> None:
     """Measure one network at one batch size and append the results."""
     import torch
 
@@ -183,7 +242,7 @@ def one(name: str, batch: int, dtype: str, peers: list[str], out: Path) -> None:
     kind = getattr(torch, dtype)
     net, x = net.to(kind), x.to(kind)
     torch.cuda.empty_cache()
-    found = sides(net, x, peers)
+    found = sides(net, x, names, slicing)
     errors = {n: relative(run(x)[: len(want)], want) for n, run in found.items()}
     measured, clock = times(found, x), walls(found, x)
     peak = {}
@@ -209,8 +268,10 @@ def one(name: str, batch: int, dtype: str, peers: list[str], out: Path) -> None:
                 row |= {"scratch_bytes": scratch, "report": str(found[n].nnaccel_report())}
             f.write(json.dumps(row) + "\n")
     print(name, batch, {n: round(statistics.median(t), 3) for n, t in measured.items()}, flush=True)
-    print("   errors", {n: f"{e:.1e}" for n, e in errors.items()}, found["nnaccel"].nnaccel_report()["own_calls"], flush=True)
-    explain(name, batch, found["nnaccel"], x, out)
+    print("   errors", {n: f"{e:.1e}" for n, e in errors.items()}, flush=True)
+    if "nnaccel" in found:
+        print("   ", found["nnaccel"].nnaccel_report()["own_calls"], f"{scratch >> 20} MiB of scratch", flush=True)
+        explain(name, batch, found["nnaccel"], x, out)
 
 
 def explain(name: str, batch: int, fast: Any, x: Any, out: Path) -> None:
@@ -226,19 +287,22 @@ def explain(name: str, batch: int, fast: Any, x: Any, out: Path) -> None:
 def table(out: Path) -> str:
     """The results as a table: milliseconds, and the best peer's time over ours."""
     rows = [json.loads(line) for line in (out / "gpu.jsonl").read_text().splitlines()]
-    lines = ["| net | batch | " + " | ".join(PEERS) + " | nnaccel | best peer / ours | error, ours / eager |"]
-    lines.append("| --- " * (len(PEERS) + 5) + "|")
+    head = ["net", "batch", *PEERS, "nnaccel", "best peer / ours", "error, ours / eager", "memory, ours / eager"]
+    lines = ["| " + " | ".join(head) + " |", "| --- " * len(head) + "|"]
     keys = dict.fromkeys((r["net"], r["batch"], r["dtype"]) for r in rows)
     ratios = []
     for key in keys:
         mine = {r["side"]: r for r in rows if (r["net"], r["batch"], r["dtype"]) == key}
         peers = [mine[p]["ms"] for p in PEERS if p in mine]
+        if "nnaccel" not in mine:
+            continue
         ours = mine["nnaccel"]
         ratio = min(peers) / ours["ms"] if peers else float("nan")
         ratios.append(ratio)
         cells = [f"{mine[p]['ms']:.3f}" if p in mine else "" for p in PEERS]
         errors = f"{ours['error']:.1e} / {mine['eager']['error']:.1e}" if "eager" in mine else f"{ours['error']:.1e}"
-        lines.append(f"| {key[0]} | {key[1]} | " + " | ".join(cells) + f" | {ours['ms']:.3f} | {ratio:.2f} | {errors} |")
+        memory = f"{(ours['scratch_bytes'] + ours['peak_bytes']) / mine['eager']['peak_bytes']:.2f}" if "eager" in mine else ""
+        lines.append(f"| {key[0]} | {key[1]} | {' | '.join(cells)} | {ours['ms']:.3f} | {ratio:.2f} | {errors} | {memory} |")
     if ratios:
         lines.append(f"\nGeometric mean {statistics.geometric_mean(ratios):.2f}, least {min(ratios):.2f}.")
     return "\n".join(lines) + "\n"
@@ -255,36 +319,59 @@ def main() -> None:
     parser.add_argument("--one", action="store_true")
     parser.add_argument("--prewarm", type=int, default=0, metavar="N", help="fill Inductor's cache first, N networks at a time")
     parser.add_argument("--seconds", type=float, default=1e9, help="start no further network after so many seconds")
+    parser.add_argument("--slicing", type=int, default=None, metavar="N", help="nnaccel's samples at a time; 0: all")
+    parser.add_argument("--no-nnaccel", action="store_true", help="the peers only")
+    parser.add_argument("--alone", action="store_true", help="a few calls of nnaccel only, compared with PyTorch")
+    parser.add_argument("--first", action="store_true", help="time nnaccel's first call, cold and with what that left on disk")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
+    slicing: bool | int = True if given.slicing is None else given.slicing or False
+    if given.alone:
+        for batch in given.batches:
+            alone(given.nets[0], batch, given.dtype, slicing)
+        return
+    if given.first and given.one:
+        first(given.nets[0], given.batches[0], given.dtype, slicing)
+        return
     if given.one and given.prewarm:
         prewarm(given.nets[0], given.batches, given.dtype)
         return
     if given.one:
         for batch in given.batches:
-            one(given.nets[0], batch, given.dtype, given.peers, given.out)
+            one(given.nets[0], batch, given.dtype, [*given.peers, *([] if given.no_nnaccel else ["nnaccel"])], slicing, given.out)
         return
     started = time.perf_counter()
 
-    def command(name: str) -> list[str]:
-        batches = map(str, given.batches)
+    def command(name: str, *batches: int) -> list[str]:
         return [
-            sys.executable, __file__, str(given.out), "--one", "--nets", name, "--batches", *batches, "--dtype", given.dtype,
-            "--peers", *given.peers,
+            sys.executable, __file__, str(given.out), "--one", "--nets", name, "--batches", *map(str, batches or given.batches),
+            "--dtype", given.dtype, "--peers", *given.peers, *(["--no-nnaccel"] if given.no_nnaccel else []),
+            *([] if given.slicing is None else ["--slicing", str(given.slicing)]),
         ]  # fmt: skip
+
+    if given.first:
+        for name, batch in ((n, b) for n in given.nets for b in given.batches):
+            folder = given.out / f"cache_{name}_{batch}"
+            shutil.rmtree(folder, ignore_errors=True)
+            env = {**os.environ, "NNACCEL_CACHE_DIR": str(folder)}
+            for what in ("with an empty cache", "in a new process"):
+                print(what, end=": ", flush=True)
+                subprocess.run([*command(name, batch), "--first"], env=env, check=False)
+            shutil.rmtree(folder, ignore_errors=True)
+        return
 
     if given.prewarm and "inductor" in given.peers:
         with ThreadPoolExecutor(given.prewarm) as pool:
             quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "check": False}
             list(pool.map(lambda name: subprocess.run([*command(name), "--prewarm", "1"], **quiet), given.nets))
         print(f"Inductor's cache is filled after {time.perf_counter() - started:.0f} s", flush=True)
-    for name in given.nets:
+    for name, batch in ((n, b) for n in given.nets for b in given.batches):
         if time.perf_counter() - started > given.seconds:
-            print("out of time before", name)
+            print("out of time before", name, batch)
             continue
-        done = subprocess.run(command(name), check=False)
+        done = subprocess.run(command(name, batch), check=False)
         if done.returncode:
-            print(f"{name} failed with status {done.returncode}", flush=True)
+            print(f"{name} {batch} failed with status {done.returncode}", flush=True)
     if (given.out / "gpu.jsonl").exists():
         (given.out / "gpu.md").write_text(table(given.out))
         print(table(given.out))

@@ -1,8 +1,10 @@
 """Runs the GPU tests and benchmarks on a machine with an NVIDIA GPU, from this source tree, without installing anything.
 
     python3 scripts/gpu_session.py OUT [--tests] [--bench] [--nets resnet50 ...] [--batches 1 128] [--peers ...]
+    python3 scripts/gpu_session.py OUT --sanitize vgg16 128     one network under compute-sanitizer
 
 Needs torch, torchvision, CuPy, NVRTC and pytest; cuDNN's frontend for the library paths. Writes its tables into the folder OUT.
+Options that it does not know go to benchmarks/gpu.py.
 """
 
 from __future__ import annotations
@@ -46,6 +48,42 @@ def native_guards(folder: Path) -> str:
     return "built" if done.returncode == 0 else f"not built: {done.stderr[-500:]}"
 
 
+def sanitizer() -> str | None:
+    """The path of compute-sanitizer: on PATH, or where CUDA's toolkit and its wheels put it."""
+    places = [os.environ.get("CUDA_HOME", "/usr/local/cuda") + "/bin", "/usr/local/cuda/compute-sanitizer"]
+    places += [f"{p}/nvidia/cu13/bin" for p in sys.path] + [f"{p}/nvidia/cuda_sanitizer_api/bin" for p in sys.path]
+    return shutil.which("compute-sanitizer") or shutil.which("compute-sanitizer", path=os.pathsep.join(places))
+
+
+def sanitize(net: str, batch: str, rest: list[str], out: Path, env: dict[str, str]) -> int:
+    """Run ``net`` alone (`gpu.alone`: a call step by step, then CUDA graphs) under memcheck; without the tool, kernel by kernel.
+
+    PyTorch's allocator keeps no memory meanwhile, so that what lies outside a tensor is memory of nobody; the arena is one
+    allocation. cuDNN's first plans are taken: timing others would take hours here.
+    """
+    bench = [sys.executable, str(ROOT / "benchmarks/gpu.py"), str(out), "--alone", "--nets", net, "--batches", batch, *rest]
+    cache = str((out / "sanitize_cache").resolve())
+    env = {**env, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1", "NNACCEL_CUDA_TUNING": "0", "NNACCEL_CACHE_DIR": cache}
+    log = out / f"sanitize_{net}_{batch}.log"
+    tool = sanitizer()
+    if tool is not None:
+        steps = [("memcheck", [tool, "--tool", "memcheck", "--error-exitcode", "9", "--print-limit", "20", *bench], env)]
+    else:
+        print("compute-sanitizer was not found (it comes with CUDA's toolkit): launches are waited for one by one instead")
+        waiting = {**env, "CUDA_LAUNCH_BLOCKING": "1", "NNACCEL_CUDA_GRAPHS": "0"}
+        steps = [("step by step", bench, waiting), ("with graphs", bench, env)]
+    status = 0
+    with log.open("w") as f:
+        for what, command, given in steps:
+            f.write(f"--- {what}\n")
+            f.flush()
+            done = subprocess.run(command, cwd=ROOT, env=given, stdout=f, stderr=subprocess.STDOUT, check=False)
+            status = status or done.returncode
+            print(f"{net} {batch}, {what}: status {done.returncode}", flush=True)
+    print("\n".join(log.read_text().splitlines()[-60:]))
+    return status
+
+
 def main() -> int:
     """Tests first, then benchmarks; the exit status is that of the tests."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -53,6 +91,7 @@ def main() -> int:
     parser.add_argument("--tests", action="store_true")
     parser.add_argument("--bench", action="store_true")
     parser.add_argument("--select", default="", help="pytest -k")
+    parser.add_argument("--sanitize", nargs=2, metavar=("NET", "BATCH"), help="run nnaccel alone under compute-sanitizer")
     options, rest = parser.parse_known_args()
     options.out.mkdir(parents=True, exist_ok=True)
     folder = ROOT / "build" / "gpu_session"
@@ -62,6 +101,8 @@ def main() -> int:
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(path), "PYTHONUNBUFFERED": "1"}
     env.setdefault("NNACCEL_CACHE_DIR", str(ROOT / "build" / "gpu_cache"))
     status = 0
+    if options.sanitize:
+        return sanitize(*options.sanitize, rest, options.out, env)
     if options.tests:
         command = [sys.executable, "-m", "pytest", "tests/backend_cuda", "-m", "gpu", "-q", "-p", "no:cacheprovider"]
         command += ["-k", options.select] if options.select else []

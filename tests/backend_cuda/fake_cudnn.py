@@ -93,6 +93,7 @@ def cudnn(device: fake.Device, refuses: tuple[str, ...] = ()) -> Any:
         def build_plan_at_index(self, i: int) -> None:
             if i == 0:
                 raise RuntimeError("plan 0 cannot be built")
+            device.log.append(f"built {i}")
 
         def get_workspace_size_plan_at_index(self, i: int) -> int:
             return 64 * i

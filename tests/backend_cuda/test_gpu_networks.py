@@ -164,6 +164,48 @@ def test_a_residual_that_the_kernel_in_front_wrote() -> None:
     assert all(torch.equal(y, results[0]) for y in results)
 
 
+@pytest.mark.parametrize("slicing", [True, False, 16])
+@pytest.mark.parametrize("batch", [128, 37])
+def test_large_batches(slicing: bool | int, batch: int) -> None:
+    """In stages and slices, with inputs read where they are: of a tensor, of a view at an odd address."""
+    net = network()
+    fast = nnaccel.optimize(net, device="cuda", slicing=slicing)
+    base = torch.randn(batch * 3 * 224 * 224 + 1, device="cuda")
+    with torch.no_grad():
+        for k in (0, 0, 0, 1, 0, 1):
+            x = base[k : k + batch * 3 * 224 * 224].view(batch, 3, 224, 224)
+            before = x.clone()
+            first, second = fast(x), fast(x)
+            assert torch.equal(x, before)
+            assert torch.equal(first, second)
+            assert error(first[-8:], reference(net, x[-8:])) < 2e-3
+            assert error(first[:8], reference(net, x[:8])) < 2e-3
+    assert fast.nnaccel_report()["compiled_calls"] == 12, fast.nnaccel_report()
+
+
+def test_large_results_belong_to_their_call() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(8, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(3, 1, 1), nn.Conv2d(16, 64, 3, padding=1)).eval()
+    fast = nnaccel.optimize(net, device="cuda")
+    with torch.no_grad():
+        xs = [torch.randn(16, 8, 128, 128, device="cuda") for _ in range(5)]
+        results = [fast(x) for x in xs]
+        for x, y in zip(xs, results, strict=True):
+            assert error(y, reference(net, x)) < 2e-3
+
+
+def test_parameters_that_are_views() -> None:
+    net = network()
+    flat = torch.randn(96 * 10 + 1, device="cuda")
+    net.cuda().head.weight = nn.Parameter(flat[1:].view(10, 96))
+    assert net.head.weight.data_ptr() % 16
+    fast = nnaccel.optimize(net, device="cuda")
+    x = torch.randn(2, 3, 64, 64, device="cuda")
+    with torch.no_grad():
+        for _ in range(3):
+            assert error(fast(x), reference(net, x)) < 2e-3
+
+
 def test_views_and_other_layouts_as_inputs() -> None:
     net = network()
     fast = nnaccel.optimize(net, device="cuda")

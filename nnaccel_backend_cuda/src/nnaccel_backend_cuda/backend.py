@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from nnaccel_backend_cuda import probe
 from nnaccel_core import debug
-from nnaccel_core.api import Backend, Bridge, Diagnosis, Machine, Memory
+from nnaccel_core.api import Backend, Bridge, Diagnosis, Layer, Machine, Memory
 from nnaccel_core.errors import DeviceError, ToolchainError
 from nnaccel_core.ir import Env, Graph, Node
 from nnaccel_core.options import Options
@@ -18,10 +18,11 @@ from nnaccel_core.plan import Plan
 from nnaccel_core.select.candidate import Candidate, Pack
 
 if TYPE_CHECKING:
-    from nnaccel_backend_cuda.convolutions import ConvSpec, Tuner
+    from nnaccel_backend_cuda.convolutions import ConvSpec
     from nnaccel_backend_cuda.convolutions import Plan as ConvPlan
     from nnaccel_backend_cuda.executable import CudaExecutable
     from nnaccel_backend_cuda.kernels import KernelLoader
+    from nnaccel_backend_cuda.tuning import Tuner
     from nnaccel_core.loopir.printer import Printer
 
 
@@ -31,6 +32,8 @@ class CudaBackend(Backend):
     api: ClassVar[int] = 0
     name: ClassVar[str] = "cuda"
     devices: ClassVar[tuple[str, ...]] = ("cuda",)
+    #: wide accesses start at such addresses
+    alignment: ClassVar[int] = 16
 
     def __init__(self, machine: Machine, device: str) -> None:
         """``device``: ``"cuda"`` is the current device of the process, ``"cuda:1"`` the second one.
@@ -105,7 +108,7 @@ class CudaBackend(Backend):
         """cuDNN's plans on this device; None where cuDNN is missing (logged once)."""
         with self._lock:
             if self._tuner is None and not self._tuner_problem:
-                from nnaccel_backend_cuda.convolutions import Tuner
+                from nnaccel_backend_cuda.tuning import Tuner
 
                 try:
                     self._tuner = Tuner(self.machine, self.index)
@@ -164,9 +167,23 @@ class CudaBackend(Backend):
         return Proposer(graph, env, self.machine, options, self.tuner() if wanted else None, only).propose()
 
     def choices_key(self) -> str:
-        """Candidates depend on the libraries' versions, or on there being none."""
+        """Candidates depend on the libraries' versions, or on there being none, and on how long they were tuned."""
+        from nnaccel_backend_cuda.tuning import budget
+
         tuner = self.tuner()
-        return f"cuDNN {tuner.version}" if tuner is not None else self._tuner_problem
+        return f"cuDNN {tuner.version}, {budget():g} s" if tuner is not None else self._tuner_problem
+
+    def largest_slice(self, layers: Callable[[], Sequence[Layer]]) -> int:
+        from nnaccel_backend_cuda import slices
+
+        found = slices.stages(layers(), self.machine)
+        return found[0][1] if len(found) == 1 else slices.BATCH
+
+    def stages(self, layers: Callable[[], Sequence[Layer]]) -> Sequence[tuple[int, int]]:
+        from nnaccel_backend_cuda import slices
+
+        found = slices.stages(layers(), self.machine)
+        return found if len(found) > 1 else ()
 
     def packed(self, pack: Pack, array: np.ndarray[Any, Any]) -> Memory | None:
         from nnaccel_backend_cuda.candidates import CHANNELS_LAST, packed_bytes

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from nnaccel_backend_cuda.convolutions import BIAS, RESIDUAL, ConvSpec, Operand, Plan, Tuner, W, X, Y
+from nnaccel_backend_cuda.convolutions import BIAS, RESIDUAL, ConvSpec, Operand, Plan, W, X, Y
 from nnaccel_backend_cuda.products import ProductSpec
+from nnaccel_backend_cuda.tuning import Tuner
 from nnaccel_core.api import Machine
 from nnaccel_core.ir import Env, Graph, Node, TensorType, Value, channels_last, identity
 from nnaccel_core.options import Options
@@ -54,6 +55,41 @@ class Chain:
     residuals: tuple[Value, ...]
 
 
+@dataclass(frozen=True, eq=False)
+class Draft:
+    """A convolution with its epilogue that has no plan yet."""
+
+    node: Node
+    chain: Chain
+    spec: ConvSpec
+
+    @property
+    def addition(self) -> Node | None:
+        """The first addition of the epilogue."""
+        return next((n for n in self.chain.nodes if n.op == "add"), None)
+
+
+def spared(drafts: Sequence[Draft]) -> list[Draft]:
+    """Drafts that need no plan as long as another one has: where both operands of an addition are convolutions' results, one
+    convolution takes it. Fused additions are compiled, so the one is preferred whose graph other layers need too; else the later.
+    """
+    by_addition: dict[Node, list[Draft]] = {}
+    wanted: dict[ConvSpec, set[Node]] = {}
+    for d in drafts:
+        if d.addition is not None:
+            by_addition.setdefault(d.addition, []).append(d)
+            wanted.setdefault(d.spec, set()).add(d.addition)
+    spare = []
+    for rivals in by_addition.values():
+        convolutions = list(dict.fromkeys(d.node for d in rivals))
+        if len(convolutions) > 1:
+            taker = max(convolutions, key=lambda c: max(len(wanted[d.spec]) for d in rivals if d.node is c))
+            if all(len(wanted[d.spec]) == 1 for d in rivals):
+                taker = convolutions[-1]
+            spare += [d for d in rivals if d.node is not taker]
+    return spare
+
+
 class Proposer:
     """Proposes candidates for one graph at one binding of its symbols."""
 
@@ -78,20 +114,25 @@ class Proposer:
 
     def propose(self) -> list[Candidate]:
         """All usable candidates. Convolutions' plans are tuned here, so that their costs are measured."""
-        drafts: list[tuple[Node, Chain, ConvSpec]] = []
+        drafts: list[Draft] = []
         found: list[Candidate] = []
         for node in self.graph.nodes:
             if any(self.static(v).dtype not in DTYPES or 0 in self.static(v).shape for v in (*node.inputs, *node.outputs)):
                 continue
             if node.op == "conv" and self.tuner is not None:
                 wanted = [c for c in self._chains(node) if self.only is None or frozenset((node, *c.nodes)) in self.only]
-                drafts += [(node, chain, spec) for chain in wanted if (spec := self._conv_spec(node, chain))]
+                drafts += [Draft(node, chain, spec) for chain in wanted if (spec := self._conv_spec(node, chain))]
             elif node.op == "matmul":
                 found += self._products(node)
-        if self.tuner is not None and drafts:
-            for (node, chain, spec), plan in zip(drafts, self.tuner.plans([s for _, _, s in drafts]), strict=True):
+        spare = spared(drafts)
+        served: set[Node] = set()  # additions that some convolution can take
+        for group in ([d for d in drafts if d not in spare], spare):
+            left = [d for d in group if d.addition not in served]
+            for d, plan in zip(left, self.tuner.plans([d.spec for d in left]) if self.tuner and left else (), strict=True):
                 if isinstance(plan, Plan):
-                    found.append(self._conv(node, chain, spec, plan))
+                    found.append(self._conv(d.node, d.chain, d.spec, plan))
+                    if group is not spare and d.addition is not None:
+                        served.add(d.addition)
         return found
 
     # --- epilogues -----------------------------------------------------------------------------------------------

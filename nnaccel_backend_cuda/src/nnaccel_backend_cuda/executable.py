@@ -1,8 +1,9 @@
 """A plan on the GPU: step by step on the framework's stream, or replayed as a CUDA graph.
 
-A graph is captured at the second call of a plan with the same prepared memory. It works on scratch memory of its own: inputs
-are copied in, results out to the call's own memory, so that no call ever writes what an earlier one returned. Plans with steps on
-the host, and all plans under NNACCEL_CUDA_GRAPHS=0, run step by step.
+A graph is captured at the second call of a plan with the same prepared memory. It works on scratch memory of its own: small
+inputs are copied in, small results out to the call's own memory, so that no call ever writes what an earlier one returned. Steps
+that touch large ones are launched in front of the graph and behind it, on the caller's memory (`cut`). Plans with steps on the
+host, and all plans under NNACCEL_CUDA_GRAPHS=0, run step by step.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import itertools
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,13 +19,14 @@ import numpy as np
 from nnaccel_backend_cuda.candidates import ConvCall, ProductCall
 from nnaccel_backend_cuda.convolutions import Plan as ConvPlan
 from nnaccel_backend_cuda.convolutions import frontend
+from nnaccel_backend_cuda.cut import cut
 from nnaccel_backend_cuda.memory import ALIGNMENT, CudaMemory, Scratch, logical, physical
 from nnaccel_backend_cuda.probe import cupy
 from nnaccel_backend_cuda.products import Product
 from nnaccel_core import debug
 from nnaccel_core.api import Executable
 from nnaccel_core.errors import NnaccelError
-from nnaccel_core.ir import evaluate, identity
+from nnaccel_core.ir import evaluate
 from nnaccel_core.ops.registry import lookup
 from nnaccel_core.plan import BufferRef, HostStep, KernelStep, LibraryStep, Plan
 
@@ -37,7 +39,9 @@ Spaces = Mapping[str, Sequence[int]]
 Launch = Callable[[Spaces, int, int], None]
 _DEVICE_TO_DEVICE = 3
 #: Addresses at which vector accesses may start.
-_ACCESS = 16
+ACCESS = 16
+#: Dynamic shared memory beyond this must be asked for; a block has 48 KiB, of which reductions use some (static) bytes.
+_SHARED = 44 << 10
 
 
 def _align(n: int) -> int:
@@ -70,25 +74,36 @@ class CudaExecutable(Executable):
         self.scratch: Scratch = backend.scratch
         self._backend = backend
         self._workspace = 0
-        self._constants = [self._upload(c) for c in plan.constants]
-        self._launches = self._build_steps()
+        with cupy().cuda.Device(self.index):  # modules and the libraries' handles belong to the current device
+            self._constants = [self._upload(c) for c in plan.constants]
+            self._launches = self._build_steps()
         self._host = any(isinstance(s, HostStep) for s in plan.steps)
         self._sizes_in = [int(evaluate(t.nbytes, {})) for t in plan.inputs]
         self._sizes_out = [int(evaluate(t.nbytes, {})) for t in plan.outputs]
-        at = _align(plan.arena)
-        self._workspace_at = at
-        at += _align(self._workspace)
-        self._direct_bytes = at
-        self._input_at: list[int] = []
-        self._output_at: list[int] = []
-        for places, sizes in ((self._input_at, self._sizes_in), (self._output_at, self._sizes_out)):
-            for n in sizes:
-                places.append(at)
-                at += _align(n)
-        self._graph_bytes = at
+        self.cut = cut(plan, backend.machine.bandwidth)
+        self._workspace_at = _align(plan.arena)
+        self._direct_bytes = at = self._workspace_at + _align(self._workspace)
+        # Places for copies of inputs and results: those that the graph works on; behind them the others, which are copied when
+        # their addresses do not suit.
+        self._input_at, self._output_at = [0] * len(self._sizes_in), [0] * len(self._sizes_out)
+        for outside in (False, True):
+            for places, sizes, direct in (
+                (self._input_at, self._sizes_in, self.cut.inputs),
+                (self._output_at, self._sizes_out, self.cut.outputs),
+            ):
+                for i, n in enumerate(sizes):
+                    if (i in direct) == outside:
+                        places[i] = at
+                        at += _align(n)
+            if not outside:
+                self._graph_bytes = at
+        self._whole_bytes = at
+        self.scratch.expect(self._graph_bytes if graphs_wanted() else self._direct_bytes)
         self._captured: Captured | None = None
         self._seen: tuple[int, ...] | None = None
         self._refused = "" if graphs_wanted() else "switched off by NNACCEL_CUDA_GRAPHS"
+        if self.cut.empty and not self._host:
+            self._refused = self._refused or "all steps touch large inputs or results, where the caller has them"
         self._profile: tuple[tuple[str, float], ...] = ()
         self._lock = threading.RLock()
 
@@ -121,7 +136,7 @@ class CudaExecutable(Executable):
         grid, block, shared = (s.tasks,), (max(32, s.threads),), s.scratch
         if s.tasks >= 1 << 31:
             raise NnaccelError(f"{s.origin}: {s.tasks} tiles are more than a grid of CUDA holds")
-        if shared > 48 << 10:
+        if shared > _SHARED:
             function.max_dynamic_shared_size_bytes = max(shared, function.max_dynamic_shared_size_bytes)
 
         def launch(spaces: Spaces, workspace: int, stream: int) -> None:
@@ -209,10 +224,12 @@ class CudaExecutable(Executable):
     def _inside_capture(self, inputs: Sequence[int], prepared: tuple[int, ...], outputs: Sequence[int], stream: int) -> None:
         """The user's own capture takes our kernels along. It is replayed at any time, so it gets an arena of its own, from the
         framework's memory for that capture."""
-        owner, address = self.scratch.private(max(1, self._graph_bytes))
-        if any(a % _ACCESS for a in inputs):
-            inputs = self._copy_in(inputs, stream, address)
-        self._enqueue(self._spaces(inputs, prepared, outputs, address), stream)
+        copied_in, copied_out = _unsuited(inputs), _unsuited(outputs)
+        owner, address = self.scratch.private(max(1, self._whole_bytes if copied_in or copied_out else self._direct_bytes))
+        given = self._copy_in(inputs, copied_in, stream, address)
+        results = _instead(outputs, copied_out, self._output_at, address)
+        self._enqueue(self._spaces(given, prepared, results, address), stream)
+        self._copy_out(outputs, copied_out, stream, address)
         del owner
 
     def _ready_for_graph(self, prepared: tuple[int, ...], stream: int) -> bool:
@@ -225,70 +242,90 @@ class CudaExecutable(Executable):
         return ready
 
     def _spaces(
-        self, inputs: Sequence[int], prepared: Sequence[int], outputs: Sequence[int], arena: int | None = None
+        self, inputs: Sequence[int], prepared: Sequence[int], outputs: Sequence[int], arena: int
     ) -> dict[str, Sequence[int]]:
         constants = [c.address for c in self._constants]
-        base = self.scratch.address if arena is None else arena
-        return {"input": inputs, "prepared": prepared, "output": outputs, "constant": constants, "arena": (base,)}
+        return {"input": inputs, "prepared": prepared, "output": outputs, "constant": constants, "arena": (arena,)}
 
-    def _enqueue(self, spaces: Spaces, stream: int) -> None:
+    def _enqueue(self, spaces: Spaces, stream: int, begin: int = 0, end: int | None = None) -> None:
+        launches = self._launches[begin:end]
+        if not launches:
+            return
         cp = cupy()
         if self._backend.has_cudnn():
             frontend().set_stream(handle=self._backend.cudnn_handle(), stream=stream)
         workspace = spaces["arena"][0] + self._workspace_at
         with cp.cuda.ExternalStream(stream, self.index) if stream else cp.cuda.Stream.null:
-            for launch in self._launches:
+            for launch in launches:
                 launch(spaces, workspace, stream)
 
     def _direct(self, inputs: Sequence[int], prepared: tuple[int, ...], outputs: Sequence[int], stream: int) -> None:
-        copies = [a for a in inputs if a % _ACCESS]
-        if copies:
-            self.scratch.reserve(self._graph_bytes, f"{self.plan.name} ({len(self.plan.steps)} steps)")
-        else:
-            self.scratch.reserve(self._direct_bytes, f"{self.plan.name} ({len(self.plan.steps)} steps)")
+        copied_in, copied_out = _unsuited(inputs), _unsuited(outputs)
+        self._reserve(self._whole_bytes if copied_in or copied_out else self._direct_bytes)
+        base = self.scratch.address
         self.scratch.enter(stream)
-        if copies:  # wide accesses want aligned addresses, which views of a user's tensors may not have
-            inputs = self._copy_in(inputs, stream)
-        spaces = self._spaces(inputs, prepared, outputs)
+        given = self._copy_in(inputs, copied_in, stream, base)
+        spaces = self._spaces(given, prepared, _instead(outputs, copied_out, self._output_at, base), base)
         if self.profiling:
             self._timed(spaces, stream)
         else:
             self._enqueue(spaces, stream)
+        self._copy_out(outputs, copied_out, stream, base)
         self.scratch.leave(stream)
 
-    def _copy_in(self, inputs: Sequence[int], stream: int, arena: int | None = None) -> list[int]:
-        own = [(self.scratch.address if arena is None else arena) + at for at in self._input_at]
-        copy = cupy().cuda.runtime.memcpyAsync
-        for target, source, n in zip(own, inputs, self._sizes_in, strict=True):
-            if n:
-                copy(target, source, n, _DEVICE_TO_DEVICE, stream)
-        return own
+    def _reserve(self, nbytes: int) -> None:
+        self.scratch.reserve(nbytes, f"{self.plan.name} ({len(self.plan.steps)} steps)")
+
+    def _copy_in(self, inputs: Sequence[int], which: Collection[int], stream: int, arena: int) -> list[int]:
+        """The addresses to read ``inputs`` at, once ``which`` of them are copied to ``arena``."""
+        given = _instead(inputs, which, self._input_at, arena)
+        for i in which:
+            self._copy(given[i], inputs[i], self._sizes_in[i], stream)
+        return given
+
+    def _copy_out(self, outputs: Sequence[int], which: Collection[int], stream: int, arena: int) -> None:
+        for i in which:
+            self._copy(outputs[i], arena + self._output_at[i], self._sizes_out[i], stream)
+
+    @staticmethod
+    def _copy(target: int, source: int, nbytes: int, stream: int) -> None:
+        if nbytes:
+            cupy().cuda.runtime.memcpyAsync(target, source, nbytes, _DEVICE_TO_DEVICE, stream)
 
     def _replay(self, inputs: Sequence[int], prepared: tuple[int, ...], outputs: Sequence[int], stream: int) -> None:
-        self.scratch.reserve(self._graph_bytes, f"{self.plan.name} ({len(self.plan.steps)} steps)")
+        unsuited_in, unsuited_out = _unsuited(inputs), _unsuited(outputs)
+        copied_in = [i for i in range(len(inputs)) if i not in self.cut.inputs or i in unsuited_in]
+        copied_out = [i for i in range(len(outputs)) if i not in self.cut.outputs or i in unsuited_out]
+        more = self.cut.inputs.intersection(unsuited_in) or self.cut.outputs.intersection(unsuited_out)
+        self._reserve(self._whole_bytes if more else self._graph_bytes)
         captured = self._captured
         if captured is None or captured.generation != self.scratch.generation or captured.prepared != prepared:
             captured = self._captured = self._capture(prepared)
             if captured is None:
                 self._direct(inputs, prepared, outputs, stream)
                 return
+        base = self.scratch.address
         self.scratch.enter(stream)
-        self._copy_in(inputs, stream)
+        given = self._copy_in(inputs, copied_in, stream, base)
+        spaces = self._spaces(given, prepared, _instead(outputs, copied_out, self._output_at, base), base)
+        self._enqueue(spaces, stream, 0, self.cut.begin)
         cupy().cuda.runtime.graphLaunch(captured.graph.graphExec, stream)
-        copy = cupy().cuda.runtime.memcpyAsync
-        for target, at, n in zip(outputs, self._output_at, self._sizes_out, strict=True):
-            if n:
-                copy(target, self.scratch.address + at, n, _DEVICE_TO_DEVICE, stream)
+        if self.cut.end < len(self._launches):
+            self._enqueue(spaces, stream, self.cut.end)
+        self._copy_out(outputs, copied_out, stream, base)
         self.scratch.leave(stream)
 
     def _capture(self, prepared: tuple[int, ...]) -> Captured | None:
         stream = self._backend.capture_stream()
         base = self.scratch.address
-        spaces = self._spaces([base + at for at in self._input_at], prepared, [base + at for at in self._output_at])
+        # What only steps outside the graph touch has address 0 here.
+        given = [0 if i in self.cut.inputs else base + at for i, at in enumerate(self._input_at)]
+        results = [0 if i in self.cut.outputs else base + at for i, at in enumerate(self._output_at)]
+        spaces = self._spaces(given, prepared, results, base)
         stream.begin_capture()
         try:
             try:
-                self._enqueue(spaces, stream.ptr)
+                self._enqueue(spaces, stream.ptr, self.cut.begin, self.cut.end)
             finally:
                 graph = stream.end_capture()
         except Exception as e:
@@ -302,7 +339,7 @@ class CudaExecutable(Executable):
         cp = cupy()
         if self._backend.has_cudnn():
             frontend().set_stream(handle=self._backend.cudnn_handle(), stream=stream)
-        workspace = self.scratch.address + self._workspace_at
+        workspace = spaces["arena"][0] + self._workspace_at
         with cp.cuda.ExternalStream(stream, self.index) if stream else cp.cuda.Stream.null as current:
             events = [cp.cuda.Event() for _ in range(len(self._launches) + 1)]
             events[0].record(current)
@@ -329,6 +366,16 @@ class CudaExecutable(Executable):
         return self._graph_bytes if self._captured is not None else self._direct_bytes
 
 
+def _unsuited(addresses: Sequence[int]) -> list[int]:
+    """Indices of addresses that wide accesses cannot start at: views of a user's tensors, slices of odd batches."""
+    return [i for i, a in enumerate(addresses) if a % ACCESS]
+
+
+def _instead(addresses: Sequence[int], which: Collection[int], places: Sequence[int], arena: int) -> list[int]:
+    """``addresses``, ``which`` of them replaced by their places in the arena."""
+    return [arena + places[i] if i in which else a for i, a in enumerate(addresses)]
+
+
 def _nothing(spaces: Spaces, workspace: int, stream: int) -> None:
     pass
 
@@ -346,4 +393,4 @@ def _is_wide(s: KernelStep) -> bool:
     return False
 
 
-__all__ = ["CudaExecutable", "graphs_wanted", "identity"]
+__all__ = ["CudaExecutable", "graphs_wanted"]

@@ -107,6 +107,7 @@ class Scratch:
         self.generation = 0
         self.nbytes = 0
         self.address = 0
+        self._expected = 0
         self._owner: Any = None
         self._bridge: Bridge | None = None
         self._last: tuple[int, Any] | None = None
@@ -116,8 +117,12 @@ class Scratch:
         if bridge.device == "cuda":
             self._bridge = bridge
 
+    def expect(self, nbytes: int) -> None:
+        """Say that calls will need ``nbytes``, so that the arena need not grow, and graphs not be captured anew, plan by plan."""
+        self._expected = max(self._expected, nbytes)
+
     def reserve(self, nbytes: int, what: str) -> None:
-        """Make the arena at least ``nbytes``; called under the lock, outside of captures.
+        """Make the arena at least ``nbytes``, better all that is expected; called under the lock, outside of captures.
 
         Raises:
             OutOfMemoryError: there is not enough; says how much ``what`` needs. The arena stays as it was.
@@ -130,10 +135,11 @@ class Scratch:
             old, self._owner, self.address, self.generation = self.nbytes, None, 0, self.generation + 1
             self.nbytes = 0
             try:
-                self._allocate(nbytes)
+                self._allocate_first(max(nbytes, self._expected), nbytes)
             except Exception as e:
                 if not is_out_of_memory(e):
                     raise
+                self._expected = old
                 free, total = cp.cuda.runtime.memGetInfo()
                 if old:
                     self._allocate(old)
@@ -152,6 +158,15 @@ class Scratch:
             owner = cupy().cuda.alloc(nbytes + ALIGNMENT)
             address = int(owner.ptr)
         return owner, -(-address // ALIGNMENT) * ALIGNMENT
+
+    def _allocate_first(self, wanted: int, needed: int) -> None:
+        try:
+            self._allocate(wanted)
+        except Exception as e:
+            if wanted == needed or not is_out_of_memory(e):
+                raise
+            self._expected = needed
+            self._allocate(needed)
 
     def _allocate(self, nbytes: int) -> None:
         self._owner, self.address = self.private(nbytes)

@@ -25,6 +25,9 @@ _COMPUTE_32F, _COMPUTE_TF32 = 68, 77
 _TRANSA, _TRANSB, _EPILOGUE, _BIAS_POINTER = 3, 4, 7, 8
 _BATCH_COUNT, _BATCH_OFFSET = 5, 6
 _MAX_WORKSPACE = 1
+_MIN_ALIGNMENTS = (5, 6, 7, 8)
+#: Addresses that operands may have; algorithms are else chosen for multiples of 256.
+ALIGNMENT = 16
 _EPILOGUES = {
     (False, ""): 1, (False, "relu"): 2, (True, ""): 4, (True, "relu"): 6, (False, "gelu_tanh"): 32, (True, "gelu_tanh"): 36,
 }  # fmt: skip
@@ -141,6 +144,10 @@ class Product:
             lib.cublasLtMatmulPreferenceSetAttribute(preference, _MAX_WORKSPACE, ctypes.byref(limit), ctypes.sizeof(limit)),
             "describing a product",
         )
+        for attribute in _MIN_ALIGNMENTS:
+            least = ctypes.c_uint32(ALIGNMENT)
+            status = lib.cublasLtMatmulPreferenceSetAttribute(preference, attribute, ctypes.byref(least), ctypes.sizeof(least))
+            _check(status, "describing a product")
         self._algorithm = _Algorithm()
         count = ctypes.c_int()
         status = lib.cublasLtMatmulAlgoGetHeuristic(

@@ -75,7 +75,8 @@ def conditional_loads(s: Scalar | None) -> list[Select | Binary]:
         """Whether ``x`` loads what is not loaded anyway; what ``seen`` holds is evaluated anyway, its own choices included."""
         if id(x) not in memo:
             if isinstance(x, Load):
-                memo[id(x)] = (x.buffer, x.index) not in always
+                in_register = isinstance(x.buffer, Buffer) and x.buffer.space == "register"  # a sum that is there already
+                memo[id(x)] = not in_register and (x.buffer, x.index) not in always
             else:
                 memo[id(x)] = id(x) not in seen and any(guarded(k) for k in children(x))
         return memo[id(x)]

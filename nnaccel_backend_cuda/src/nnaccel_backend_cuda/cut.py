@@ -1,0 +1,78 @@
+"""Which steps of a plan a CUDA graph holds: large inputs are read, and large results written, where the caller has them.
+
+A graph has fixed addresses, so what it reads of the caller's must be copied in and what it gives back copied out: twice the bytes
+through memory, and scratch memory for them. Steps launched outside the graph take any address. So the steps that read a large
+input go in front of the graph, and those that write a large result behind it, where these are few.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nnaccel_core.ir import evaluate
+from nnaccel_core.plan import BufferRef, HostStep, KernelStep, LibraryStep, Plan, Step
+
+#: Seconds that a launch outside the graph costs more than one inside: copies that take less are made instead.
+LAUNCH = 3e-6
+#: At most so many steps in front of the graph, and behind it.
+MOST_OUTSIDE = 3
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Steps ``[begin, end)`` are the graph's; none where all steps are launched one by one.
+
+    Attributes:
+        inputs, outputs: indices of those that only steps outside the graph touch, so that they need no copy.
+    """
+
+    begin: int
+    end: int
+    inputs: frozenset[int]
+    outputs: frozenset[int]
+
+    @property
+    def empty(self) -> bool:
+        """Whether no step is left for a graph."""
+        return self.begin >= self.end
+
+
+def refs(s: Step) -> tuple[BufferRef, ...]:
+    """All operands of a step."""
+    if isinstance(s, KernelStep):
+        return s.buffers
+    more = (s.workspace,) if isinstance(s, LibraryStep) and s.workspace is not None else ()
+    return (*s.inputs, *s.outputs, *more)
+
+
+def cut(plan: Plan, bandwidth: float) -> Cut:
+    """The cut of ``plan`` on a device that moves ``bandwidth`` bytes a second."""
+    count = len(plan.steps)
+    if any(isinstance(s, HostStep) for s in plan.steps):
+        return Cut(0, 0, frozenset(), frozenset())
+    first: dict[tuple[str, int], int] = {}
+    last: dict[tuple[str, int], int] = {}
+    for i, s in enumerate(plan.steps):
+        for r in refs(s):
+            first.setdefault((r.space, r.index), i)
+            last[r.space, r.index] = i
+
+    def large(nbytes: int) -> bool:
+        return 2 * nbytes > LAUNCH * bandwidth
+
+    begin, end = 0, count
+    inputs, outputs = set(), set()
+    for i, t in enumerate(plan.inputs):
+        until = last.get(("input", i), -1) + 1
+        if large(int(evaluate(t.nbytes, {}))) and until <= MOST_OUTSIDE:
+            inputs.add(i)
+            begin = max(begin, until)
+    for i, t in enumerate(plan.outputs):
+        since = first.get(("output", i), count)
+        if large(int(evaluate(t.nbytes, {}))) and since >= count - MOST_OUTSIDE:
+            outputs.add(i)
+            end = min(end, since)
+    return Cut(begin, end, frozenset(inputs), frozenset(outputs))
+
+
+__all__ = ["Cut", "cut", "refs"]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from nnaccel_core.errors import InputError, NnaccelError
 from nnaccel_frontend_torch.bench import nets, report, runner
-from nnaccel_frontend_torch.bench.peers import PEERS
+from nnaccel_frontend_torch.bench.peers import PEERS, PREDICT_ONLY
 
 DEFAULT_PEERS = "eager,channels_last,inductor,onnxruntime,openvino"
 
@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", default="float32", choices=["float32"], help="element type")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="threads of every implementation")
     parser.add_argument("--calls", type=int, default=24, help="timed calls of every implementation; 0 times nothing")
+    parser.add_argument("--train", action="store_true", help="time training steps: forward, backward and the optimizer's")
     parser.add_argument("--memory", action="store_true", help="also measure peak memory of intermediates")
     parser.add_argument("--json", type=Path, help="write one JSON record per line here (appended to an existing file's records)")
     parser.add_argument("--resume", action="store_true", help="leave out the cases that --json's file holds already")
@@ -56,7 +57,12 @@ def run(args: argparse.Namespace) -> int:
         batches = [int(b) for b in _names(args.batch)]
     except ValueError as e:
         raise InputError(f"--batch {args.batch}: {e}") from e
-    settings = runner.Settings(args.threads, args.calls, memory=args.memory, log=args.log)
+    if args.train:
+        refused = [i for i in impls if i in PREDICT_ONLY]
+        if refused and args.peers != DEFAULT_PEERS:
+            raise InputError(f"{', '.join(refused)} cannot train; leave them out of --peers")
+        impls = [i for i in impls if i not in PREDICT_ONLY]
+    settings = runner.Settings(args.threads, args.calls, memory=args.memory, train=args.train, log=args.log)
     records = runner.read_records(args.json) if args.json and args.json.exists() else []
     shown = sys.stderr.isatty()
 
@@ -66,11 +72,11 @@ def run(args: argparse.Namespace) -> int:
 
     for net in chosen:
         for batch in batches:
-            if args.resume and set(impls) <= {r.impl for r in records if (r.net, r.batch) == (net, batch)}:
+            if args.resume and set(impls) <= {r.impl for r in records if (r.net, r.batch, r.mode) == (net, batch, settings.mode)}:
                 continue
             new = runner.run_case(net, batch, impls, settings, say)
-            ours = {(r.net, r.batch, r.impl) for r in new}
-            records = [r for r in records if (r.net, r.batch, r.impl) not in ours] + new
+            ours = {(r.net, r.batch, r.impl, r.mode) for r in new}
+            records = [r for r in records if (r.net, r.batch, r.impl, r.mode) not in ours] + new
             if args.json:
                 runner.write_records(records, args.json)
             line = ", ".join(f"{r.impl} {_result(r)}" for r in new)

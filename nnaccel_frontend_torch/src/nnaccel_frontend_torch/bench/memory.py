@@ -8,8 +8,8 @@ from typing import Any
 from nnaccel_frontend_torch.bench.peers import Call, Job
 
 
-def eager_peak_bytes(net: Any, x: Any) -> int:
-    """Largest sum of live intermediate storages over one eager forward, inputs and parameters not counted.
+def eager_peak_bytes(net: Any, x: Any, call: Call) -> int:
+    """Largest sum of live intermediate storages over one eager call, inputs and parameters not counted; gradients are.
 
     Counts what every dispatched operation returns; memory inside an operation (workspaces, reordered copies) is not
     seen, so this errs in the framework's favor.
@@ -41,24 +41,33 @@ def eager_peak_bytes(net: Any, x: Any) -> int:
             peak = max(peak, total)
             return out
 
+    for p in net.parameters():
+        p.grad = None
     with torch.no_grad(), Watch():
-        net(x)
+        call()
     return peak
 
 
 def plan_bytes(fast: Any) -> tuple[int, int]:
     """``(intermediates, derived weights)`` in bytes of an optimized network's largest plan."""
-    session = fast._nnaccel.session
+    session = fast._nnaccel.now().session
     intermediates = prepared = 0
     for compiled in session.programs().values():
         prepared += compiled.prepared_bytes()
         for segment in compiled.segments.values():
-            for built in segment._built.values():
-                plan = built.placed.plan
-                scratch = max((_scratch(s) for s in plan.steps), default=0)
-                outputs = sum(int(t.nbytes) for t in built.output_types)
-                intermediates = max(intermediates, plan.arena + scratch * session.bridge.threads() + outputs)
+            intermediates = max(intermediates, *(sum(_bytes(b, session)) for b in segment._built.values()), 0)
+        for trained in compiled._training.values():
+            forward, backward = (max((_bytes(b, session) for b in s._built.values()), default=(0, 0)) for s in trained.segments())
+            # What the forward pass returns and keeps is there until the backward pass has run.
+            intermediates = max(intermediates, sum(forward), forward[1] + sum(backward))
     return intermediates, prepared
+
+
+def _bytes(built: Any, session: Any) -> tuple[int, int]:
+    """Bytes that a plan works in, and of its results."""
+    plan = built.placed.plan
+    scratch = max((_scratch(s) for s in plan.steps), default=0)
+    return plan.arena + scratch * session.bridge.threads(), sum(int(t.nbytes) for t in built.output_types)
 
 
 def _scratch(step: Any) -> int:
@@ -74,8 +83,8 @@ def measure(job: Job, call: Call) -> dict[str, int]:
     """
     network = job.network.module
     parameters = sum(t.numel() * t.element_size() for t in (*network.parameters(), *network.buffers()))
-    ours = getattr(call, "func", None)
+    ours = job.called[-1]
     if ours is network:
-        return {"peak_bytes": eager_peak_bytes(network, job.x), "parameter_bytes": parameters}
+        return {"peak_bytes": eager_peak_bytes(network, job.x, call), "parameter_bytes": parameters}
     intermediates, prepared = plan_bytes(ours)
     return {"peak_bytes": intermediates, "parameter_bytes": parameters, "prepared_bytes": prepared}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from nnaccel_core.errors import InputError
+from nnaccel_frontend_torch.bench import steps
 from nnaccel_frontend_torch.bench.nets import Network
 
 Call = Callable[[], Any]
@@ -27,30 +28,39 @@ class Job:
     threads: int
     onnx: Path | None
     dtype: str = "float32"
+    train: bool = False
+    #: the network that is called, once it is prepared
+    called: list[Any] = field(default_factory=list)
+
+
+def _called(job: Job, net: Any) -> Call:
+    """What is timed: a prediction, or a training step."""
+    job.called.append(net)
+    return steps.step_of(net, job.x) if job.train else partial(net, job.x)
 
 
 def _eager(job: Job) -> Call:
-    return partial(job.network.module, job.x)
+    return _called(job, job.network.module)
 
 
 def _channels_last(job: Job) -> Call:
     import torch
 
     net = job.network.module.to(memory_format=torch.channels_last)
-    return partial(net, job.x.contiguous(memory_format=torch.channels_last))
+    return _called(replace(job, x=job.x.contiguous(memory_format=torch.channels_last)), net)
 
 
 def _inductor(job: Job) -> Call:
     import torch
 
-    return partial(torch.compile(job.network.module), job.x)
+    return _called(job, torch.compile(job.network.module))
 
 
 def _nnaccel(**options: Any) -> Callable[[Job], Call]:
     def prepare(job: Job) -> Call:
         import nnaccel_core
 
-        return partial(nnaccel_core.optimize(job.network.module, device="cpu", **options), job.x)
+        return _called(job, nnaccel_core.optimize(job.network.module, device="cpu", **options))
 
     return prepare
 
@@ -93,9 +103,12 @@ PEERS: dict[str, Callable[[Job], Call]] = {
     "nnaccel-layers": _nnaccel(dfp=False),
     "nnaccel-whole": _nnaccel(slicing=False),
     "nnaccel-layers-whole": _nnaccel(dfp=False, slicing=False),
+    "nnaccel-remat": _nnaccel(remat="memory"),
 }
 #: These read the network from an exported file.
 NEED_ONNX = frozenset({"onnxruntime", "openvino"})
+#: These only predict.
+PREDICT_ONLY = NEED_ONNX
 
 
 def export_onnx(network: Network, batch: int, path: Path) -> None:

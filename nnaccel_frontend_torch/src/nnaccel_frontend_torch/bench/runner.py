@@ -107,18 +107,24 @@ class Settings:
     calls: int = 24
     rounds: int = 6
     memory: bool = False
+    train: bool = False
     log: Path | None = None
+
+    @property
+    def mode(self) -> str:
+        """What a record says of it."""
+        return "train" if self.train else "predict"
 
 
 def run_case(net: str, batch: int, impls: Sequence[str], settings: Settings, say: Callable[[str], None]) -> list[Record]:
     """All implementations of one network at one batch size; a failing one becomes a record with ``error``."""
-    base: dict[str, Any] = {"net": net, "batch": batch, "device": "cpu", "dtype": "float32", "mode": "predict"}
+    base: dict[str, Any] = {"net": net, "batch": batch, "device": "cpu", "dtype": "float32", "mode": settings.mode}
     base["threads"] = settings.threads
     with tempfile.TemporaryDirectory(prefix="nnaccel-bench-") as folder:
         work = Path(folder)
         log = settings.log or work / "workers.log"
         judge, onnx = work / "judge.npy", work / "net.onnx"
-        prepare = {"net": net, "batch": batch, "threads": settings.threads}
+        prepare = {"net": net, "batch": batch, "threads": settings.threads, "train": settings.train}
         export_error = ""
         with Worker(settings.threads, log) as helper:
             helper.ask("prepare", **prepare)

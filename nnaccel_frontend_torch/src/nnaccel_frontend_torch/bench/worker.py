@@ -21,7 +21,7 @@ import numpy as np
 def _serve(requests: Any, answer: Any) -> None:
     import torch
 
-    from nnaccel_frontend_torch.bench import memory, nets, peers
+    from nnaccel_frontend_torch.bench import memory, nets, peers, steps
 
     prelude = os.environ.get("NNACCEL_BENCH_PRELUDE")
     if prelude:
@@ -38,13 +38,16 @@ def _serve(requests: Any, answer: Any) -> None:
                 if verb == "prepare":
                     torch.set_num_threads(request["threads"])
                     network = nets.load(request["net"])
+                    train = bool(request.get("train"))
+                    if train:
+                        steps.prepare(network.module)
                     x = nets.sample(network, request["batch"])
                     onnx = Path(request["onnx"]) if request.get("onnx") else None
-                    job = peers.Job(network, request["batch"], x, request["threads"], onnx)
+                    job = peers.Job(network, request["batch"], x, request["threads"], onnx, train=train)
                     answer({"ok": True})
                 elif verb == "reference":
                     assert job is not None
-                    np.save(request["judge"], peers.reference(job.network, job.x))
+                    np.save(request["judge"], (steps if job.train else peers).reference(job.network, job.x))
                     answer({"ok": True})
                 elif verb == "export":
                     assert job is not None
@@ -56,7 +59,11 @@ def _serve(requests: Any, answer: Any) -> None:
                     call = peers.PEERS[request["impl"]](job)
                     out = call()
                     seconds = time.perf_counter() - started
-                    error = peers.relative_error(out, np.load(request["judge"]))
+                    judge = np.load(request["judge"])
+                    if job.train:
+                        error = steps.relative_error(steps.gradients(job.network.module), judge)
+                    else:
+                        error = peers.relative_error(out, judge)
                     answer({"ok": True, "first_call_s": seconds, "max_rel_err": error})
                 elif verb == "time":
                     assert call is not None

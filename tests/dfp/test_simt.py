@@ -153,3 +153,14 @@ def test_wide_accesses_are_printed_where_they_are_aligned() -> None:
     assert "nn_vec<float, 4> v = *(const nn_vec<float, 4>*)(b0" in text
     assert "*(nn_vec<float, 4>*)(b3" in text
     assert "nn_vec<float, 4>*" not in CudaPrinter().module([("f", b.gpu.source(Shape(1, 1)).kernel)])
+
+
+def test_a_choice_by_value_after_a_sum() -> None:
+    """The gradient of ReLU6 behind a depthwise convolution: what is chosen is a sum that is in a register already."""
+    net = Net()
+    x = net.input("n", 8, 6, 7)
+    y = net.depthwise(x)
+    mask = net.op("gt", x, net.op("mul", x, x))
+    zero = net.op("sub", x, x)
+    b = check_shapes(net.graph(net.op("where", mask, y, zero)), {"n": 2}, [Shape(4, 4), Shape(1, 1)])
+    assert b.gpu is not None

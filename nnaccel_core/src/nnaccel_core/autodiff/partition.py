@@ -160,11 +160,11 @@ def _forward(joint: Joint, kept: Sequence[Value]) -> Graph:
 
 def _backward(joint: Joint, forward: Graph, partition: _Partition) -> Derivative:
     wanted = tuple(k for k, g in enumerate(joint.grads) if g is not None)
-    outputs = tuple(joint.grads[k] for k in wanted)
+    outputs = tuple(g for g in joint.grads if g is not None)
     nodes = _placed([n for n in joint.forward.nodes if n in partition.again], joint.nodes)
-    nodes = _live(nodes, outputs)  # type: ignore[arg-type]
+    nodes = _live(nodes, outputs)
     read = dict.fromkeys(v for n in nodes for v in n.inputs)
-    read.update(dict.fromkeys(outputs))  # type: ignore[arg-type]
+    read.update(dict.fromkeys(outputs))
     made = {v for n in nodes for v in n.outputs}
     seeds = {seed: k for k, seed in joint.seeds}
     at = {v: k for k, v in reversed(list(enumerate(forward.outputs)))}
@@ -193,10 +193,10 @@ def _backward(joint: Joint, forward: Graph, partition: _Partition) -> Derivative
         outputs,
         (),
         forward.guards,
-        f"{joint.forward.name}.backward",  # type: ignore[arg-type]
+        f"{joint.forward.name}.backward",
     )
     of = _seeds_of(joint)
-    depends = tuple(of.get(v, frozenset()) for v in outputs)  # type: ignore[arg-type]
+    depends = tuple(of.get(v, frozenset()) for v in outputs)
     return Derivative(forward, backward, tuple(sources), wanted, tuple(k for k, _ in joint.seeds), depends)
 
 

@@ -24,6 +24,7 @@ class Options:
         remat: what training computes again instead of keeping it between forward and backward: ``"auto"`` what costs no extra
             pass over memory, ``"memory"`` also results of element-wise layers, for less memory and more time.
         tf32: operators (``"conv"``, ``"matmul"``) that may round float32 operands to TF32; set from `Bridge.precision`.
+        live: parameters change at every call (set for training), so that packing them counts.
     """
 
     dfp: bool = True
@@ -34,6 +35,7 @@ class Options:
     slicing: bool | int = True
     remat: str = "auto"
     tf32: tuple[str, ...] = ()
+    live: bool = False
 
     def __post_init__(self) -> None:
         if self.numerics not in ("fast", "strict"):

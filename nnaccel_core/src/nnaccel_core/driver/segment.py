@@ -194,6 +194,10 @@ class CompiledSegment:
         with self._lock:
             self._generation += 1
             self._memory = {}
+            for built in self._built.values():  # nothing keeps the memory of old ones while new ones are derived
+                built.prepared = None
+                if built.strict is not None:
+                    built.strict.prepared = None
 
     @no_collections()
     def plan(self, env: Env, options: Options | None = None, stage: Stage | None = None) -> tuple[Selection, Placed]:
@@ -232,7 +236,12 @@ class CompiledSegment:
             theirs = None if cover is None else {nodes for core, nodes in cover if not core}
             offered = self.backend.candidates(graph, env, options, theirs)
             found += [c for c in offered if theirs is None or frozenset(c.nodes) in theirs]
-        return found
+        return [self._with_packing(c) for c in found] if options.live else found
+
+    def _with_packing(self, c: Candidate) -> Candidate:
+        """``c`` with the time of packing its parameters: they are read and written once for each run."""
+        nbytes = sum(p.nbytes for p in c.packs)
+        return replace(c, seconds=c.seconds + 2 * nbytes / self.backend.machine.bandwidth) if nbytes else c
 
     def _select_again(self, graph: Graph, env: Env, options: Options, cover: Cover) -> Selection | None:
         """The first size decides which layers run together; later sizes keep that, so that they need no new kernels and are

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from typing import Any
 
 from nnaccel_core.api import Backend, Bridge, Captured
@@ -40,6 +41,7 @@ class TrainedSegment:
         Raises:
             UnsupportedError: an operator on the way has no gradient; names its layer.
         """
+        options = replace(options, live=True)
         self._backend, self._bridge, self._options, self._captured = backend, bridge, options, captured
         values = (*graph.inputs, *graph.params)
         self._wrt = tuple(v for v, wanted in zip(values, flags, strict=True) if wanted and v.type.is_float)

@@ -9,11 +9,11 @@ import numpy as np
 from nnaccel_core.errors import ShapeError
 from nnaccel_core.ir import Dim, Node, Rewriter, TensorType, Value, ceil_div, dim_min, product, sym
 from nnaccel_core.loopir.grammar import Acc, Binary, Bound, Const, Index, Load, Nest, Scalar, Select, Unary
-from nnaccel_core.ops.pool import before_pooling, narrow, pool_attrs, pooled_extent
+from nnaccel_core.ops.pool import before_pooling, narrowest, pool_attrs, pooled_extent
 from nnaccel_core.ops.registry import Array, Attrs, Emitter, OpDef, Sample, lookup, register, require_equal, unary_vjp
 
 #: Beyond every position.
-_NOWHERE = 1 << 62
+_NOWHERE = {"int64": 1 << 62, "int32": (1 << 31) - 1}
 
 Windows = list[list[tuple[int, int, int]]]  # for each axis, for each output: start, stop, step; inside the input
 
@@ -25,29 +25,35 @@ def _flat(at: Sequence[Dim], shape: Sequence[Dim]) -> Dim:
     return out
 
 
-def _beside(pooled: TensorType, given: TensorType) -> Sequence[TensorType]:
+def _dtype(attrs: Attrs) -> str:
+    """Of positions: int64, or int32 by the attribute ``positions`` where the plane has fewer elements than that holds."""
+    return str(attrs.get("positions", "int64"))
+
+
+def _beside(pooled: TensorType, given: TensorType, attrs: Attrs) -> Sequence[TensorType]:
     if given.rank != pooled.rank or given.dtype != pooled.dtype:
         raise ShapeError(f"the second operand must be the pooled first, {pooled}")
     for k, (a, b) in enumerate(zip(pooled.shape, given.shape, strict=True)):
         require_equal(a, b, f"axis {k} of the pooled operand")
-    return (TensorType(pooled.shape, "int64"),)
+    return (TensorType(pooled.shape, _dtype(attrs)),)
 
 
 def _positions_nest(node: Node, at: Sequence[Dim], reduce: Sequence[tuple[str, Dim]], bounds: Sequence[Bound]) -> Nest:
     """The first position in a window whose element is the window's maximum, or, as in torch, the last one that is NaN."""
     x, top = node.inputs
+    dtype = _dtype(node.attrs)
     spatial = x.type.rank - 2
     names = ("n", "c", *(f"y{k}" for k in range(spatial)))
     point = tuple(sym(s) for s in names)
-    here: Scalar = Index(_flat(at, x.shape[2:]))
+    here: Scalar = Index(_flat(at, x.shape[2:]), dtype)
     element = Load(x, (*point[:2], *at))
-    found: Scalar = Select(Binary("eq", element, Load(top, point)), here, Const(_NOWHERE, "int64"))
+    found: Scalar = Select(Binary("eq", element, Load(top, point)), here, Const(_NOWHERE[dtype], dtype))
     last: Scalar = Acc()
     if x.type.is_float:
         # Positions of NaN are counted down from -1, so that the smallest is the last.
-        found = Select(Unary("isnan", element), Binary("sub", Const(-1, "int64"), here), found)
-        last = Select(Binary("lt", last, Const(0, "int64")), Binary("sub", Const(-1, "int64"), last), last)
-    return Nest(node.output, names, found, tuple(reduce), "min", last, tuple(bounds), "int64")
+        found = Select(Unary("isnan", element), Binary("sub", Const(-1, dtype), here), found)
+        last = Select(Binary("lt", last, Const(0, dtype)), Binary("sub", Const(-1, dtype), last), last)
+    return Nest(node.output, names, found, tuple(reduce), "min", last, tuple(bounds), dtype)
 
 
 def _ref_positions(x: Array, windows: Windows) -> Array:
@@ -73,7 +79,7 @@ def _ref_positions(x: Array, windows: Windows) -> Array:
 
 def _infer(types: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
     (pooled,) = lookup("max_pool").infer(types[:1], attrs)
-    return _beside(pooled, types[1])
+    return _beside(pooled, types[1], attrs)
 
 
 def _windows(shape: Sequence[int], attrs: Attrs) -> Windows:
@@ -87,7 +93,7 @@ def _windows(shape: Sequence[int], attrs: Attrs) -> Windows:
 
 
 def _ref(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
-    return (_ref_positions(xs[0], _windows(xs[0].shape[2:], attrs)),)
+    return (_ref_positions(xs[0], _windows(xs[0].shape[2:], attrs)).astype(_dtype(attrs)),)
 
 
 def _loop(node: Node) -> tuple[Nest]:
@@ -108,9 +114,11 @@ def _samples() -> Iterable[Sample]:
     ):
         (top,) = lookup("max_pool").ref([x], attrs)
         yield Sample((x, top), attrs)
+        yield Sample((x, top), {**attrs, "positions": "int32"})
 
 
-#: Inputs x (N, C, spatial...) and ``max_pool(x)``; the result is int64, positions in the flattened spatial axes of x.
+#: Inputs x (N, C, spatial...) and ``max_pool(x)``; the result is positions in the flattened spatial axes of x, int64 or as the
+#: attribute ``positions`` says.
 register(OpDef("max_pool_positions", _infer, _ref, limit="io", loop=_loop, samples=_samples))
 
 
@@ -167,7 +175,8 @@ def _backward_samples(op: str, samples: Iterable[Sample]) -> Iterable[Sample]:
         x = s.inputs[0]
         (places,) = lookup(op).ref(s.inputs, s.attrs)
         g = np.asarray(rng.normal(size=places.shape)).astype(np.float32)
-        yield Sample((g, places if i % 2 else places.astype(np.int32)), {**s.attrs, "spatial": x.shape[2:]})
+        attrs = {k: v for k, v in s.attrs.items() if k != "positions"}
+        yield Sample((g, places if i % 2 else places.astype(np.int32)), {**attrs, "spatial": x.shape[2:]})
 
 
 def _backward_vjp(
@@ -251,8 +260,8 @@ def _adaptive_samples() -> Iterable[Sample]:
 
 
 def _adaptive_vjp(e: Emitter, n: Node, x: Value, y: Value, g: Value) -> Value:
-    places = e("adaptive_max_pool_positions", x, y, **n.attrs)
-    return e("adaptive_max_pool_backward", g, narrow(e, places, x.shape[2:]), **n.attrs, spatial=x.shape[2:])
+    places = e("adaptive_max_pool_positions", x, y, **n.attrs, positions=narrowest(x.shape[2:]))
+    return e("adaptive_max_pool_backward", g, places, **n.attrs, spatial=x.shape[2:])
 
 
 register(
@@ -270,7 +279,7 @@ register(
 
 def _adaptive_positions_infer(types: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
     (pooled,) = _adaptive_infer(types[:1], attrs)
-    return _beside(pooled, types[1])
+    return _beside(pooled, types[1], attrs)
 
 
 def _adaptive_positions_samples() -> Iterable[Sample]:
@@ -285,7 +294,7 @@ register(
     OpDef(
         "adaptive_max_pool_positions",
         _adaptive_positions_infer,
-        lambda xs, a: (_ref_positions(xs[0], _adaptive_windows(xs[0].shape[2:], a)),),
+        lambda xs, a: (_ref_positions(xs[0], _adaptive_windows(xs[0].shape[2:], a)).astype(_dtype(a)),),
         limit="io",
         loop=lambda n: (_positions_nest(n, *_adaptive(n), ()),),
         samples=_adaptive_positions_samples,

@@ -167,14 +167,14 @@ def _avg_samples() -> Iterable[Sample]:
 
 def _max_vjp(e: Emitter, n: Node, x: Value, y: Value, g: Value) -> Value:
     attrs = {**n.attrs, "dilation": _dilation(n.attrs), "ceil_mode": n.attrs.get("ceil_mode", False)}
-    places = e("max_pool_positions", x, y, **attrs)
-    return e("max_pool_backward", g, narrow(e, places, x.shape[2:]), **attrs, spatial=x.shape[2:])
+    places = e("max_pool_positions", x, y, **attrs, positions=narrowest(x.shape[2:]))
+    return e("max_pool_backward", g, places, **attrs, spatial=x.shape[2:])
 
 
-def narrow(e: Emitter, places: Value, spatial: Sequence[Dim]) -> Value:
-    """Positions in a plane of extents ``spatial`` as int32 where these are known to fit: half the memory to keep and read."""
+def narrowest(spatial: Sequence[Dim]) -> str:
+    """The dtype of positions in a plane of extents ``spatial``: int32 where they are known to fit, as wide as float32."""
     count = product(spatial)
-    return e("cast", places, dtype="int32") if isinstance(count, int) and count < 1 << 31 else places
+    return "int32" if isinstance(count, int) and count < (1 << 31) - 1 else "int64"
 
 
 def _avg_vjp(e: Emitter, n: Node, x: Value, y: Value, g: Value) -> Value:

@@ -31,6 +31,7 @@ DEMO = "examples/demo"
 #: Definitions of the networks that the tests run, without its requirements: it would bring another torch.
 TORCHVISION = ["torchvision==0.28.0", "pillow>=9"]
 TEST_TOOLS = ["pytest>=8", "hypothesis>=6", "ruff>=0.14,<0.18", "mypy>=1.18,<3", "import-linter>=2.5,<3", "onnxruntime>=1.20"]
+TEST_TOOLS += ["scikit-learn>=1.3"]  # its digits are trained on
 #: What the packages are built with; given here since they are built in this environment, not in one each.
 BUILD_TOOLS = ["setuptools>=77", "wheel"]
 NATIVE_SUFFIXES = {".c", ".cc", ".cpp", ".h", ".hpp", ".ispc", ".cmake", ".S"}

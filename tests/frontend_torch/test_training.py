@@ -502,3 +502,33 @@ def test_networks_that_only_dynamo_captures_train() -> None:
     same_state(ours, theirs)
     report = ours.nnaccel_report()
     assert report["compiled_calls"] and not report["own_calls"], report
+
+
+def test_verify_compares_gradients_too() -> None:
+    theirs, ours = pair(network(dropout=0.3), verify=True)
+    for k in range(3):  # the third is not compared any more
+        x, t = data(seed=k)
+        for net in (theirs, ours):
+            net.zero_grad()
+            backward(net, x, t, seed=k)
+        same_state(ours, theirs, rtol=1e-4, atol=1e-5)
+    compiled(ours, 3)
+
+
+def test_verify_names_the_parameter_whose_gradient_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    from nnaccel_core.driver.training import TrainedSegment
+    from nnaccel_core.errors import MismatchError
+
+    right = TrainedSegment.backward
+
+    def wrong(self: TrainedSegment, given: Any, tracked: Any) -> list[Any]:
+        found = right(self, given, tracked)
+        at = self.gradient_of[-len(self.parameters) :][self.parameters.index("3.conv1.weight")]
+        assert at is not None
+        found[at] = found[at] * 1.5
+        return found
+
+    monkeypatch.setattr(TrainedSegment, "backward", wrong)
+    _, ours = pair(network(), verify=True)
+    with pytest.raises(MismatchError, match=r"the gradient of 3\.conv1\.weight is not torch's"):
+        backward(ours, *data())

@@ -245,6 +245,16 @@ def test_integer_arithmetic_rounds_down(dialect: str) -> None:
         check(dialect, kernel, {"N": 12}, [np.zeros((4, 12), np.int64)])
 
 
+def test_rows_found_by_a_quotient_and_a_remainder(dialect: str) -> None:
+    """A uniform offset that is a shift or a mask alone, beside one along the lanes: both bind less than the plus between."""
+    x, y = g.Buffer("x", (N,), "float32"), g.Buffer("y", (4, C), "float32")
+    for row in (i // 2, i % 2):
+        load = g.Load(x, (row + 5 * c,))
+        inner = g.Loop("c", 0, C, "simd", (g.Store(y, (i, c), load),))
+        kernel = g.Kernel("rows", (x, y), ("N", "C"), (), (g.Loop("i", 0, 4, "serial", (inner,)),))
+        check(dialect, kernel, {"N": 60, "C": 11}, [np.arange(60, dtype=np.float32), np.zeros((4, 11), np.float32)])
+
+
 def test_ispc_uses_plain_vectors_and_fma() -> None:
     if not native.DIALECTS["ispc"]:
         pytest.skip(native.REASONS["ispc"])

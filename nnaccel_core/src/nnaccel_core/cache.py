@@ -32,6 +32,8 @@ _TMP_PREFIX = ".tmp-"
 _STALE_SECONDS = 3600.0
 #: Folders that stand in for roots that cannot be written.
 _privates: dict[Path, Path] = {}
+#: Bytes in each folder as far as this process knows: caches on one folder share it, and scan it once.
+_held: dict[Path, int] = {}
 _private_lock = threading.Lock()
 
 
@@ -95,7 +97,6 @@ class DiskCache:
         self.limit = size_limit() if limit is None else limit
         self._private: Path | None = None
         self._lock = threading.Lock()
-        self._held: int | None = None  # bytes in the folder as far as this process knows
 
     @property
     def path(self) -> Path:
@@ -174,15 +175,17 @@ class DiskCache:
                 if re.fullmatch(r"v\d+", version.name) and version.is_dir():
                     freed += sum(p.stat().st_size for p in _walk(version))
                     shutil.rmtree(version)
-        self._held = None
+        _held.pop(self.path, None)
         return freed
 
     def _bound(self, newest: Path, added: int) -> None:
         """Evict what was used longest ago when the folder outgrew its limit; ``newest`` stays."""
-        if self._held is not None:
-            self._held += added
-            if self._held <= self.limit:
-                return
+        with _private_lock:
+            known = _held.get(self.path)
+            if known is not None:
+                _held[self.path] = known + added
+        if known is not None and known + added <= self.limit:
+            return
         self._remove_stale()
         entries = self.entries()
         held = sum(e.nbytes for e in entries)
@@ -195,7 +198,8 @@ class DiskCache:
                     with contextlib.suppress(OSError):
                         entry.path.unlink()
                     held -= entry.nbytes
-        self._held = held
+        with _private_lock:
+            _held[self.path] = held
 
     def _remove_stale(self) -> None:
         """Remove what killed writers left behind."""

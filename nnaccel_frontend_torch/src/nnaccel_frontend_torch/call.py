@@ -24,7 +24,7 @@ from nnaccel_frontend_torch.guards import STATE_CHANGED, Guard
 from nnaccel_frontend_torch.place import at, device_of
 from nnaccel_frontend_torch.refusal import Refusal
 from nnaccel_frontend_torch.training import on_tape
-from nnaccel_frontend_torch.verified import verified
+from nnaccel_frontend_torch.verified import verified, verified_with_gradients
 
 if TYPE_CHECKING:
     from nnaccel_core.driver.session import Compiled, Session
@@ -211,7 +211,7 @@ class State:
             if entry.record.own_backward:
                 return self._own(entry.record.own_backward, args, kwargs)
             try:
-                out = self._finish(entry, tensors, call.tensors, on_tape)
+                out = self._trained(entry, tensors, call, args, kwargs)
             except UnsupportedError as e:
                 self._untrainable = f"not trained: {e}"
                 return self._own(self._untrainable, args, kwargs)
@@ -231,6 +231,26 @@ class State:
             self._shortcuts[(args[0].dtype, args[0].shape, _default_dtype(), self._precision())] = entry
         self.compiled_calls += 1
         return self._finish(entry, tensors, call.tensors)
+
+    def _trained(
+        self, entry: Entry, tensors: list[torch.Tensor], call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """A call with gradients; the first ones are compared with torch's where that is asked for."""
+
+        def run() -> Any:
+            return self._finish(entry, tensors, call.tensors, on_tape)
+
+        if entry.compiled is None or not entry.compiled.to_verify:
+            return run()
+        extra = [get() for get in entry.extra]
+        wanted = {name: p for name, p in self.user.named_parameters() if p.requires_grad}
+        wanted |= {f"argument {k}": t for k, t in enumerate(call.tensors) if t.requires_grad}
+        copies = {name: b.detach().clone() for name, b in self.user.named_buffers()}
+        return verified_with_gradients(
+            entry.compiled, [*tensors, *extra], [t for k, t in enumerate(call.tensors) if k in entry.record.outputs.places], run,
+            lambda: torch.func.functional_call(self.user, copies, args, kwargs), wanted,
+            [(b, copies[name]) for name, b in self.user.named_buffers()],
+        )  # fmt: skip
 
     def _finish(
         self, entry: Entry, tensors: list[torch.Tensor], given: list[torch.Tensor] | None = None, tape: Tape | None = None

@@ -57,6 +57,8 @@ class Outputs:
             and len(direct) == 1 and direct[0].storage.owner == "temp" and self.results[0] is self._direct
         )  # fmt: skip
         self.writes = bool(self._writes)
+        #: positions of the program's inputs that are written
+        self.places = tuple(index for index, _ in self._writes)
         del self._b
 
     _direct: Value | None = None

@@ -288,7 +288,7 @@ class CudaWriter(Writer):
         base = self.offset(memory, [substitute(i, {axis: 0}) for i in index])[0]
         kind = f"nn_vec<{p.type(memory.dtype, stored=True)}, {count}>"
         const = "const " if loads else ""
-        place = f"*({const}{kind}*)({self.buffers[memory]} + {plain(self.dim(base))})"
+        place = f"*({const}{kind}*)({self.buffers[memory]} + {self.summand(base)})"
         v = self.fresh("v")
         self.emit("{")
         self.depth += 1

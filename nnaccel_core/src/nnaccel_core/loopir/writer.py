@@ -255,6 +255,11 @@ class Writer:
             text += f" {'-' if const < 0 else '+'} {printed(abs(const))}"
         return f"({text[3:] if text.startswith(' + ') else '-' + text[3:]})"
 
+    def summand(self, dim: Dim) -> str:
+        """``dim`` behind a plus: sums and products need no parentheses there, shifts and masks bind less than the plus."""
+        text = self.dim(dim)
+        return text if isinstance(dim, Expr) and dim.op in ("floordiv", "mod") else plain(text)
+
     # --- memory
 
     def offset(self, b: g.Buffer, index: Sequence[Dim]) -> tuple[Dim, Dim]:
@@ -284,7 +289,7 @@ class Writer:
         key = (b, tuple(index))
         if key not in self.places:
             uniform, lane = self.offset(b, index)
-            base = name if lane == 0 or uniform == 0 else f"({name} + {plain(self.dim(uniform))})"
+            base = name if lane == 0 or uniform == 0 else f"({name} + {self.summand(uniform)})"
             last = self.dim(uniform) if lane == 0 else self.printer.lane_index(lane, self)
             self.places[key] = f"{base}[{plain(last)}]"
         return self.places[key]

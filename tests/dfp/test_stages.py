@@ -98,3 +98,19 @@ def test_storage_kinds() -> None:
     assert [kind for _, kind in b.staged.kinds] == ["inlined", "inlined", "tile", "global"]
     _, b = stages(global_average(), {"n": 1})
     assert [kind for _, kind in b.staged.kinds] == ["inlined", "global"]
+
+
+def test_sums_that_read_a_large_tile_again_and_again_are_charged_for_it() -> None:
+    """A depthwise convolution's gradient of the weights reads both images once for each element of the window."""
+    seconds = []
+    for op, attrs, k in (
+        ("conv_backward_weights", {"stride": (1, 1), "padding": ((1, 1),) * 2, "dilation": (1, 1), "groups": 32, "window": (3, 3)}, 2),
+        ("reduce_sum", {"axes": (0, 2, 3), "keepdims": False}, 1),
+    ):
+        net = Net()
+        images = [net.input("n", 32, 112, 112) for _ in range(k)]
+        graph = net.graph(net.op(op, *images, **attrs))
+        p = whole(graph)
+        b = built(p)
+        seconds.append(plan(b.model, binding(p, b, {"n": 16}), MACHINE).seconds / k)
+    assert seconds[0] > 6 * seconds[1]

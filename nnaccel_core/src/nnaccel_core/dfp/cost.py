@@ -69,7 +69,7 @@ class Model:
 
     Attributes:
         extents_text: ``f(*dims)`` -> tiled extents and bytes of each argument.
-        tile_text: ``f(*dims, *tiles)`` -> scratch bytes, operations and streamed bytes of one task.
+        tile_text: ``f(*dims, *tiles)`` -> scratch bytes, operations, streamed bytes and bytes loaded by reductions of one task.
         steps: smallest tile per tiled axis (a vector for the contiguous axis).
         efficiency: part of the peak that the loops reach; plans: those made so far.
     """
@@ -86,7 +86,7 @@ class Model:
         return eval(self.extents_text)  # type: ignore[no-any-return]
 
     @functools.cached_property
-    def tile(self) -> Callable[..., tuple[int, int, int]]:
+    def tile(self) -> Callable[..., tuple[int, int, int, int]]:
         return eval(self.tile_text)  # type: ignore[no-any-return]
 
 
@@ -132,6 +132,12 @@ def model(staged: Staged, tiling: Tiling, simd_bytes: int, efficiency: float = E
     work: Dim = 0
     for n in staged.nests:
         work = work + _work(n, product(_sizes(n.out.shape, tiling.regions[n.out])))
+    loaded: Dim = 0
+    for n in staged.nests:
+        if n.combine is not None:
+            bytes_each = sum(ITEMSIZE[ld.buffer.dtype] for ld in loads_of(n.body) if isinstance(ld.buffer, Value))
+            points = product(_sizes(n.out.shape, tiling.regions[n.out])) * product(e for _, e in n.reduce)
+            loaded = loaded + points * bytes_each
     streamed: Dim = 0
     for v in arguments:
         region = tiling.regions.get(v)
@@ -142,7 +148,7 @@ def model(staged: Staged, tiling: Tiling, simd_bytes: int, efficiency: float = E
     root = staged.outputs[-1]
     lanes = max(1, simd_bytes // ITEMSIZE[root.dtype])
     steps = tuple(4 * lanes if a in physical_axes(root.type)[-1:] else 1 for a in tiling.axes)
-    return Model(function_text(free, sizes), function_text(dims, [scratch, work, streamed]), len(tiling.axes), steps, efficiency)
+    return Model(function_text(free, sizes), function_text(dims, [scratch, work, streamed, loaded]), len(tiling.axes), steps, efficiency)
 
 
 def tile_candidates(extents: Sequence[int], steps: Sequence[int], enough: int) -> list[tuple[int, ...]]:
@@ -204,7 +210,7 @@ def _plan(m: Model, dims: Sequence[int], machine: Machine) -> Plan:
     per_core = machine.flops / machine.cores * m.efficiency
     best: Plan | None = None
     for tiles in tile_candidates(extents, m.steps, TASKS_PER_CORE * machine.cores):
-        scratch, work, streamed = m.tile(*dims, *tiles)
+        scratch, work, streamed, loaded = m.tile(*dims, *tiles)
         tasks = _tasks(extents, tiles)
         waves = -(-tasks // machine.cores)
         compute = waves * (work / per_core + TASK)
@@ -213,6 +219,9 @@ def _plan(m: Model, dims: Sequence[int], machine: Machine) -> Plan:
         if scratch and scratch + streamed > machine.l2 // 2:
             # Intermediates leave the level-2 cache before they are read back.
             traffic += 2 * scratch * tasks / (machine.bandwidth * L3_SPEED)
+        if streamed > machine.l2 and loaded > streamed:
+            # Sums that read a tile several times over (a window's weights: once for each of its elements) find it gone each time.
+            traffic += (loaded - streamed) * tasks / machine.bandwidth
         # One core alone gets about half of the memory's bandwidth.
         traffic *= max(1.0, min(machine.cores, 2) / min(tasks, 2))
         # More than about twice the wanted tasks even nothing out any further.

@@ -62,7 +62,7 @@ def plan(m: Model, dims: Sequence[int], machine: Machine) -> Plan:
     efficiency = PRODUCTS if m.efficiency == PRODUCT_EFFICIENCY else EFFICIENCY
     best: Plan | None = None
     for tiles in tile_candidates(extents, m.steps):
-        scratch, work, streamed = m.tile(*dims, *tiles)
+        scratch, work, streamed, _ = m.tile(*dims, *tiles)
         if scratch > machine.l1:
             continue
         tasks = _tasks(extents, tiles)

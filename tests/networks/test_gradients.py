@@ -76,12 +76,13 @@ def check(name: str, size: int, batch: int) -> None:
         torch.testing.assert_close(b.double(), want.double(), rtol=1e-3, atol=1e-4, msg=lambda m, key=key: f"{key}: {m}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", _REPRESENTATIVE)
 def test_gradients(name: str) -> None:
     check(name, 64, 4)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("name", [v for v in VARIANTS if v not in _REPRESENTATIVE])
 def test_gradients_of_the_others(name: str) -> None:
     check(name, _SMALL.get(name, 96), 2)

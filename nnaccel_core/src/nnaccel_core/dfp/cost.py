@@ -215,7 +215,8 @@ def _plan(m: Model, dims: Sequence[int], machine: Machine) -> Plan:
         waves = -(-tasks // machine.cores)
         compute = waves * (work / per_core + TASK)
         again = max(0, streamed * tasks - moved)
-        traffic = slow + again / (machine.bandwidth * L3_SPEED)
+        # Tasks that each stream more than the last-level cache holds find nothing of what the others read.
+        traffic = slow + again / (machine.bandwidth * (L3_SPEED if streamed <= machine.l3 // 2 else 1))
         if scratch and scratch + streamed > machine.l2 // 2:
             # Intermediates leave the level-2 cache before they are read back.
             traffic += 2 * scratch * tasks / (machine.bandwidth * L3_SPEED)

@@ -103,8 +103,9 @@ def test_storage_kinds() -> None:
 def test_sums_that_read_a_large_tile_again_and_again_are_charged_for_it() -> None:
     """A depthwise convolution's gradient of the weights reads both images once for each element of the window."""
     seconds = []
+    conv = {"stride": (1, 1), "padding": ((1, 1),) * 2, "dilation": (1, 1), "groups": 32}
     for op, attrs, k in (
-        ("conv_backward_weights", {"stride": (1, 1), "padding": ((1, 1),) * 2, "dilation": (1, 1), "groups": 32, "window": (3, 3)}, 2),
+        ("conv_backward_weights", {**conv, "window": (3, 3)}, 2),
         ("reduce_sum", {"axes": (0, 2, 3), "keepdims": False}, 1),
     ):
         net = Net()

@@ -148,7 +148,8 @@ def model(staged: Staged, tiling: Tiling, simd_bytes: int, efficiency: float = E
     root = staged.outputs[-1]
     lanes = max(1, simd_bytes // ITEMSIZE[root.dtype])
     steps = tuple(4 * lanes if a in physical_axes(root.type)[-1:] else 1 for a in tiling.axes)
-    return Model(function_text(free, sizes), function_text(dims, [scratch, work, streamed, loaded]), len(tiling.axes), steps, efficiency)
+    of_tile = function_text(dims, [scratch, work, streamed, loaded])
+    return Model(function_text(free, sizes), of_tile, len(tiling.axes), steps, efficiency)
 
 
 def tile_candidates(extents: Sequence[int], steps: Sequence[int], enough: int) -> list[tuple[int, ...]]:

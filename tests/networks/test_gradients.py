@@ -19,7 +19,7 @@ import nnaccel_core  # noqa: E402
 from nnaccel_frontend_torch.bench.nets import VARIANTS, load  # noqa: E402
 
 _PRELUDE = Path(__file__).parents[2] / "benchmarks" / "torchvision_without_operators.py"
-_REPRESENTATIVE = ("alexnet", "mobilenet_v2", "mobilenet_v3_small", "resnet18", "squeezenet1_1")
+_REPRESENTATIVE = ("mobilenet_v3_small", "resnet18", "squeezenet1_1")
 _SMALL = {"inception_v3": 139}
 #: Our error over all gradients together may be this many times the framework's.
 WITHIN = 4.0

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import statistics
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,19 +17,12 @@ pytest.importorskip("nnaccel_backend_x86", reason="needs the x86 backend")
 import nnaccel_core  # noqa: E402
 from nnaccel_frontend_torch.bench.nets import VARIANTS, load  # noqa: E402
 
-_PRELUDE = Path(__file__).parents[2] / "benchmarks" / "torchvision_without_operators.py"
+pytestmark = pytest.mark.usefixtures("torchvision_models")
+
 _REPRESENTATIVE = ("mobilenet_v3_small", "resnet18", "squeezenet1_1")
 _SMALL = {"inception_v3": 139}
 #: Our error over all gradients together may be this many times the framework's.
 WITHIN = 4.0
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _torchvision() -> None:
-    try:
-        exec(compile(_PRELUDE.read_text(), str(_PRELUDE), "exec"), {"__name__": "prelude"})
-    except (ImportError, RuntimeError) as e:
-        pytest.skip(f"torchvision does not import here: {e}")
 
 
 def gradients(net: Any, x: Any, t: Any) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import gc
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,7 +20,8 @@ import nnaccel_core  # noqa: E402
 from nnaccel_core.ir import Segment  # noqa: E402
 from nnaccel_frontend_torch.bench.nets import VARIANTS, load  # noqa: E402
 
-_PRELUDE = Path(__file__).parents[2] / "benchmarks" / "torchvision_without_operators.py"
+pytestmark = pytest.mark.usefixtures("torchvision_models")
+
 #: The cheapest of each family.
 _REPRESENTATIVE = (
     *("alexnet", "densenet121", "inception_v3", "mobilenet_v2", "mobilenet_v3_small"),
@@ -31,14 +31,6 @@ _REPRESENTATIVE = (
 _SMALL = {"inception_v3": 139}
 #: Our error may be this many times the framework's, both against float64 and relative to the largest output.
 WITHIN = 4.0
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _torchvision() -> None:
-    try:
-        exec(compile(_PRELUDE.read_text(), str(_PRELUDE), "exec"), {"__name__": "prelude"})
-    except (ImportError, RuntimeError) as e:
-        pytest.skip(f"torchvision does not import here: {e}")
 
 
 def _relative(a: Any, judge: Any) -> float:

@@ -45,34 +45,27 @@ class Backward:
 
     def _data(self, node: Node) -> Draft:
         g, w, dx = (self.scope.static(v) for v in (*node.inputs, node.output))
-        weights = grouped(w, node.attrs["groups"])
+        return self._draft(node, DATA_GRADIENT, dx, w, g, (DIFF_DST, WEIGHTS), DIFF_SRC)
+
+    def _weights(self, node: Node) -> Draft:
+        g, x, dw = (self.scope.static(v) for v in (*node.inputs, node.output))
+        return self._draft(node, WEIGHTS_GRADIENT, x, dw, g, (DIFF_DST, SRC), DIFF_WEIGHTS)
+
+    def _draft(
+        self, node: Node, kind: int, x: TensorType, w: TensorType, g: TensorType, arguments: tuple[int, int], result: int
+    ) -> Draft:
+        """A gradient of the convolution of ``x`` with ``w``; ``arguments`` are oneDNN's names of the operands."""
         copied = costs.reorder_seconds(self.machine, 4.0 * math.prod(sizes(w)))
         return Draft(
             nodes=(node,),
             inputs=node.inputs,
-            arguments=(DIFF_DST, WEIGHTS),
+            arguments=arguments,
             output=node.output,
-            make=lambda _, md: Primitive(DATA_GRADIENT, self.machine.cores, Md.of(dx), Md.of(g), md, None, window(node)),
+            make=lambda _, md: Primitive(kind, self.machine.cores, Md.of(x), Md.of(g), md, None, window(node)),
             batch=1,
-            seconds=lambda impl: copied + self._seconds(node, dx, w, g),
-            weights=weights,
-            result=DIFF_SRC,
-        )
-
-    def _weights(self, node: Node) -> Draft:
-        g, x, dw = (self.scope.static(v) for v in (*node.inputs, node.output))
-        weights = grouped(dw, node.attrs["groups"])
-        copied = costs.reorder_seconds(self.machine, 4.0 * math.prod(sizes(dw)))
-        return Draft(
-            nodes=(node,),
-            inputs=node.inputs,
-            arguments=(DIFF_DST, SRC),
-            output=node.output,
-            make=lambda _, md: Primitive(WEIGHTS_GRADIENT, self.machine.cores, Md.of(x), Md.of(g), md, None, window(node)),
-            batch=1,
-            seconds=lambda impl: copied + self._seconds(node, x, dw, g),
-            weights=weights,
-            result=DIFF_WEIGHTS,
+            seconds=lambda impl: copied + self._seconds(node, x, w, g),
+            weights=grouped(w, node.attrs["groups"]),
+            result=result,
         )
 
     def _seconds(self, node: Node, x: TensorType, w: TensorType, g: TensorType) -> float:

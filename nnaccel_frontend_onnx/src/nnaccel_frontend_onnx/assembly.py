@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nnaccel_core.api import Captured
-from nnaccel_core.ir import Expr, Foreign, Graph, Node, Program, Segment, Value, free_symbols, sym
+from nnaccel_core.ir import Expr, Foreign, Graph, Node, Program, Segment, Value, free_symbols, live_nodes, sym
 from nnaccel_frontend_onnx.errors import NeedSizes
 from nnaccel_frontend_onnx.items import Array, Host, Known
 
@@ -90,13 +90,7 @@ def _segment(made: Importer, nodes: list[Node], later: set[Value], number: int) 
     outputs = [v for n in nodes for v in n.outputs if v in later]
     if not outputs:
         return None
-    live = set(outputs)
-    kept: list[Node] = []
-    for n in reversed(nodes):
-        if any(v in live for v in n.outputs):
-            kept.append(n)
-            live.update(n.inputs)
-    kept.reverse()
+    kept = live_nodes(nodes, outputs)
     inner = {v for n in kept for v in n.outputs}
     params = {v for v, _ in made.params.values()}
     inputs: dict[Value, None] = {}

@@ -23,6 +23,7 @@ from nnaccel_core.ir import (
     channels_last,
     evaluate,
     free_symbols,
+    live_nodes,
     numpy_dtype,
     sym,
 )  # fmt: skip
@@ -347,13 +348,7 @@ class Importer:
         outputs = [v for n in nodes for v in n.outputs if v in later]
         if not outputs:
             return None
-        live = set(outputs)
-        kept: list[Node] = []
-        for n in reversed(nodes):
-            if any(v in live for v in n.outputs):
-                kept.append(n)
-                live.update(n.inputs)
-        kept.reverse()
+        kept = live_nodes(nodes, outputs)
         inputs: dict[Value, None] = {}
         own: dict[Value, None] = {}
         for n in kept:

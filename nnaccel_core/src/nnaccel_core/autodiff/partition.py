@@ -9,10 +9,10 @@ memory.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nnaccel_core.autodiff.reverse import Joint, gradients
-from nnaccel_core.ir import Graph, Node, Value
+from nnaccel_core.ir import Graph, Node, Value, live_nodes
 from nnaccel_core.ir.types import Layout
 from nnaccel_core.ops.registry import lookup
 
@@ -152,17 +152,16 @@ def derive(graph: Graph, wrt: Sequence[Value], detached: Collection[int] = (), r
 
 def _forward(joint: Joint, kept: Sequence[Value]) -> Graph:
     graph = joint.forward
-    extra = tuple(v for v in kept if v not in set(graph.outputs))
-    return Graph(
-        graph.inputs, graph.params, graph.nodes, graph.outputs + extra, graph.updates, graph.guards, f"{graph.name}.forward"
-    )
+    given = set(graph.outputs)
+    extra = tuple(v for v in kept if v not in given)
+    return replace(graph, outputs=graph.outputs + extra, name=f"{graph.name}.forward")
 
 
 def _backward(joint: Joint, forward: Graph, partition: _Partition) -> Derivative:
     wanted = tuple(k for k, g in enumerate(joint.grads) if g is not None)
     outputs = tuple(g for g in joint.grads if g is not None)
     nodes = _placed([n for n in joint.forward.nodes if n in partition.again], joint.nodes)
-    nodes = _live(nodes, outputs)
+    nodes = live_nodes(nodes, outputs)
     read = dict.fromkeys(v for n in nodes for v in n.inputs)
     read.update(dict.fromkeys(outputs))
     made = {v for n in nodes for v in n.outputs}
@@ -235,18 +234,6 @@ def _placed(again: Sequence[Node], nodes: Sequence[Node]) -> list[Node]:
     return out
 
 
-def _live(nodes: Sequence[Node], results: Collection[Value]) -> list[Node]:
-    """The nodes that ``results`` need, in order."""
-    needed = set(results)
-    kept: list[Node] = []
-    for node in reversed(nodes):
-        if any(v in needed for v in node.outputs):
-            kept.append(node)
-            needed.update(node.inputs)
-    kept.reverse()
-    return kept
-
-
 def with_layouts(derivative: Derivative, layouts: Sequence[Layout | None]) -> Graph:
     """The backward graph for inputs that lie in memory as ``layouts`` says of each (None: as they are typed)."""
     graph = derivative.backward
@@ -255,11 +242,11 @@ def with_layouts(derivative: Derivative, layouts: Sequence[Layout | None]) -> Gr
         for v, layout in zip(graph.inputs, layouts, strict=True)
         if layout is not None and v.type.layout != layout
     }
-    nodes = tuple(Node(n.op, tuple(fresh.get(v, v) for v in n.inputs), n.outputs, n.attrs, n.origin) for n in graph.nodes)
-    return Graph(
-        tuple(fresh.get(v, v) for v in graph.inputs), graph.params, nodes, tuple(fresh.get(v, v) for v in graph.outputs),
-        (), graph.guards, graph.name,
-    )  # fmt: skip
+    def put(values: Sequence[Value]) -> tuple[Value, ...]:
+        return tuple(fresh.get(v, v) for v in values)
+
+    nodes = tuple(replace(n, inputs=put(n.inputs)) for n in graph.nodes)
+    return replace(graph, inputs=put(graph.inputs), nodes=nodes, outputs=put(graph.outputs))
 
 
 __all__ = ["Derivative", "Kept", "derive", "recomputable", "with_layouts"]

@@ -48,6 +48,7 @@ def gradients(graph: Graph, wrt: Sequence[Value], detached: Collection[int] = ()
         r.emit(node)
     before = len(r.nodes)
     found: dict[Value, list[Value]] = {}
+    read_at: dict[Value, str] = {}
     seeds = []
     for k, v in enumerate(graph.outputs):
         if k not in detached and v in active and v.type.is_float:
@@ -59,13 +60,14 @@ def gradients(graph: Graph, wrt: Sequence[Value], detached: Collection[int] = ()
             continue
         if not any(v in active for v in node.inputs):
             continue
-        grads = [_sum(r, found.get(v, []), node) for v in node.outputs]
+        grads = [_sum(r, found.get(v, []), node.origin) for v in node.outputs]
         rule = lookup(node.op, node.where()).vjp
         assert rule is not None, "checked by _differentiable"
         for v, g in zip(node.inputs, rule(r, node, node.inputs, node.outputs, grads), strict=True):
             if g is not None and v in active:
                 found.setdefault(v, []).append(g)
-    grads = [_total(r, found.get(v, [])) for v in wrt]
+                read_at[v] = node.origin
+    grads = [_sum(r, found.get(v, []), read_at.get(v, "")) for v in wrt]
     return Joint(graph, tuple(r.nodes[before:]), tuple(seeds), tuple(grads))
 
 
@@ -119,23 +121,12 @@ def _differentiable(graph: Graph, wrt: Sequence[Value]) -> Graph:
     raise UnsupportedError(f"{graph.name}: decompositions do not end")
 
 
-def _sum(r: Rewriter, parts: list[Value], node: Node) -> Value | None:
+def _sum(r: Rewriter, parts: list[Value], origin: str) -> Value | None:
+    """The gradient of a value whose readers gave ``parts``, which becomes its only part."""
     if not parts:
         return None
     total = parts[0]
     for part in parts[1:]:
-        total = r.add("add", [total, part], origin=node.origin)
+        total = r.add("add", [total, part], origin=origin)
     parts[:] = [total]
-    return total
-
-
-def _total(r: Rewriter, parts: list[Value]) -> Value | None:
-    """The gradient of an input or parameter; parts came from several layers."""
-    if not parts:
-        return None
-    producers = {v: n for n in r.nodes for v in n.outputs}
-    node = producers.get(parts[-1])
-    total = parts[0]
-    for part in parts[1:]:
-        total = r.add("add", [total, part], origin=node.origin if node is not None else "")
     return total

@@ -92,9 +92,10 @@ class Compiled:
 
     def _run_segment(self, part: Segment, tensors: Sequence[Any], record: Record | None) -> list[Any]:
         if record is not None:
-            trained = self._trained(part, tensors)
+            tracked = [self.captured.tracked[v.name]() for v in part.graph.params if v.name in self.captured.tracked]
+            trained = self._trained(part, tensors, tracked)
             if trained is not None:
-                results = record(trained, tensors, trained.tracked())
+                results = record(trained, tensors, tracked)
                 self._update(part, tensors, results)
                 return results
         # Whole shapes and dtypes, not the symbols' sizes alone: a tensor that does not fit must never reach compiled code.
@@ -131,12 +132,10 @@ class Compiled:
                 self.bridge.copy(self.captured.parameters[u.target.name](), value)
         del results[n:]
 
-    def _trained(self, part: Segment, tensors: Sequence[Any]) -> TrainedSegment | None:
-        """The segment with gradients of what the framework wants gradients of now; None when that is nothing."""
-        tracked = self.captured.tracked
-        params = [tracked[v.name]() if v.name in tracked else None for v in part.graph.params]
-        tracks = self.bridge.tracks
-        flags = tuple([tracks(t) for t in tensors] + [p is not None and tracks(p) for p in params])
+    def _trained(self, part: Segment, tensors: Sequence[Any], tracked: Sequence[Any]) -> TrainedSegment | None:
+        """The segment with gradients of what the framework wants gradients of now, of its inputs and ``tracked`` parameters; None
+        when that is nothing."""
+        flags = tuple(map(self.bridge.tracks, (*tensors, *tracked)))
         if not any(flags):
             return None
         found = self._training.get((id(part), flags))

@@ -26,7 +26,7 @@ class TrainedSegment:
 
     Attributes:
         sources: where each tensor that `backward` takes comes from (`Kept`).
-        parameters: names of the tracked parameters, in the order of ``tracked()``.
+        parameters: names of the tracked parameters, in the order in which both passes take them.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class TrainedSegment:
     ) -> None:  # fmt: skip
         """
         Args:
-            flags: for each input, then each parameter of ``graph``: whether its gradient is wanted.
+            flags: for each input, then each tracked parameter of ``graph``: whether its gradient is wanted.
             detached: positions of outputs that nobody takes gradients of.
 
         Raises:
@@ -43,17 +43,17 @@ class TrainedSegment:
         """
         options = replace(options, live=True)
         self._backend, self._bridge, self._options, self._captured = backend, bridge, options, captured
-        values = (*graph.inputs, *graph.params)
+        tracked = [v for v in graph.params if v.name in captured.tracked]
+        values = (*graph.inputs, *tracked)
         self._wrt = tuple(v for v, wanted in zip(values, flags, strict=True) if wanted and v.type.is_float)
         self._derivative = derive(graph, self._wrt, detached, options.remat)
         forward = self._derivative.forward
         self.outputs = len(graph.outputs)
         self.sources = self._derivative.sources
-        self.parameters = tuple(v.name for v in graph.params if v.name in captured.tracked)
+        self.parameters = tuple(v.name for v in tracked)
         #: for each input, then each tracked parameter: the position of its gradient among those of `backward`, or None
         place = {self._wrt[k]: i for i, k in enumerate(self._derivative.wanted)}
-        tracked = [v for v in graph.params if v.name in captured.tracked]
-        self.gradient_of = tuple(place.get(v) for v in (*graph.inputs, *tracked))
+        self.gradient_of = tuple(place.get(v) for v in values)
         #: positions of the outputs that carry gradients
         self.seeded = self._derivative.seeded
         #: for each gradient of `backward`, the outputs whose gradients it depends on: without any of these there is none
@@ -68,10 +68,6 @@ class TrainedSegment:
         self._forward = CompiledSegment(forward, backend, bridge, options, self._getters, [*own, *[None] * extra])
         self._backward: CompiledSegment | None = None
         self._lock = threading.RLock()
-
-    def tracked(self) -> list[Any]:
-        """The tracked parameters, live, as the framework's tape knows them."""
-        return [self._captured.tracked[name]() for name in self.parameters]
 
     def segments(self) -> list[CompiledSegment]:
         """What is compiled so far."""
@@ -117,7 +113,7 @@ class TrainedSegment:
             if found is None:
                 graph = gradient_graph(gradients(self._graph, self._wrt, self._detached))
                 by_name = dict(zip(self.parameters, flags[1], strict=True))
-                all_flags = (*flags[0], *(by_name.get(v.name, False) for v in graph.params))
+                all_flags = (*flags[0], *(by_name[v.name] for v in graph.params if v.name in by_name))
                 found = TrainedSegment(graph, all_flags, (), self._backend, self._bridge, self._options, self._captured)
                 self._second[key] = found
             return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
@@ -227,14 +227,20 @@ class Rewriter:
         return prune(replace(g, nodes=tuple(self.nodes), outputs=outputs, updates=updates, params=tuple(self.params)))
 
 
-def prune(graph: Graph) -> Graph:
-    """``graph`` without dead nodes and unused parameters."""
-    needed = set(graph.results())
+def live_nodes(nodes: Sequence[Node], results: Iterable[Value]) -> list[Node]:
+    """The nodes that ``results`` need, in their order."""
+    needed = set(results)
     kept: list[Node] = []
-    for node in reversed(graph.nodes):
+    for node in reversed(nodes):
         if any(v in needed for v in node.outputs):
             kept.append(node)
             needed.update(node.inputs)
-    targets = {u.target for u in graph.updates}
-    params = tuple(p for p in graph.params if p in needed or p in targets)
-    return replace(graph, nodes=tuple(reversed(kept)), params=params)
+    kept.reverse()
+    return kept
+
+
+def prune(graph: Graph) -> Graph:
+    """``graph`` without dead nodes and unused parameters."""
+    nodes = live_nodes(graph.nodes, graph.results())
+    needed = {*graph.results(), *(v for n in nodes for v in n.inputs), *(u.target for u in graph.updates)}
+    return replace(graph, nodes=tuple(nodes), params=tuple(p for p in graph.params if p in needed))

@@ -1,10 +1,11 @@
 """Runs the GPU tests and benchmarks on a machine with an NVIDIA GPU, from this source tree, without installing anything.
 
     python3 scripts/gpu_session.py OUT [--tests] [--bench] [--nets resnet50 ...] [--batches 1 128] [--peers ...]
+    python3 scripts/gpu_session.py OUT --train [--nets resnet50 ...]            training steps
     python3 scripts/gpu_session.py OUT --sanitize vgg16 128     one network under compute-sanitizer
 
 Needs torch, torchvision, CuPy, NVRTC and pytest; cuDNN's frontend for the library paths. Writes its tables into the folder OUT.
-Options that it does not know go to benchmarks/gpu.py.
+Options that it does not know go to benchmarks/gpu.py, or with --train to benchmarks/gpu_train.py.
 """
 
 from __future__ import annotations
@@ -90,6 +91,7 @@ def main() -> int:
     parser.add_argument("out", type=Path)
     parser.add_argument("--tests", action="store_true")
     parser.add_argument("--bench", action="store_true")
+    parser.add_argument("--train", action="store_true")
     parser.add_argument("--select", default="", help="pytest -k")
     parser.add_argument("--sanitize", nargs=2, metavar=("NET", "BATCH"), help="run nnaccel alone under compute-sanitizer")
     options, rest = parser.parse_known_args()
@@ -111,6 +113,9 @@ def main() -> int:
         print("\n".join((options.out / "tests.log").read_text().splitlines()[-40:]))
     if options.bench:
         subprocess.run([sys.executable, str(ROOT / "benchmarks/gpu.py"), str(options.out), *rest], cwd=ROOT, env=env, check=False)
+    if options.train:
+        command = [sys.executable, str(ROOT / "benchmarks/gpu_train.py"), str(options.out), *rest]
+        subprocess.run(command, cwd=ROOT, env=env, check=False)
     return status
 
 

@@ -43,15 +43,24 @@ def cudnn(device: fake.Device, refuses: tuple[str, ...] = ()) -> Any:
         def __init__(self, **_: Any) -> None:
             self.operands: dict[int, Any] = {}
             self.steps: list[list[Any]] = []
+            self.result = 4
 
         def tensor(self, name: str, dim: Any, stride: Any, data_type: Any) -> Tensor:
             return Tensor(self, dim, stride)
 
         def conv_fprop(self, image: Tensor, weight: Tensor, **given: Any) -> Tensor:
+            return self._conv("conv", 4, given)
+
+        def conv_dgrad(self, loss: Tensor, filter: Tensor, **given: Any) -> Tensor:
+            return self._conv("conv_backward_data", 1, given)
+
+        def conv_wgrad(self, image: Tensor, loss: Tensor, **given: Any) -> Tensor:
+            return self._conv("conv_backward_weights", 2, given)
+
+        def _conv(self, op: str, result: int, given: dict[str, Any]) -> Tensor:
             padding = list(zip(given["pre_padding"], given["post_padding"], strict=True))
-            groups = image.dim[1] // weight.dim[1]
-            attrs = {"padding": padding, "stride": given["stride"], "dilation": given["dilation"], "groups": groups}
-            self.steps.append(["conv", attrs])
+            self.steps.append([op, {"padding": padding, "stride": given["stride"], "dilation": given["dilation"]}])
+            self.result = result
             return Tensor(self)
 
         def bias(self, input: Tensor, bias: Tensor) -> Tensor:
@@ -102,10 +111,10 @@ def cudnn(device: fake.Device, refuses: tuple[str, ...] = ()) -> Any:
             return f"eng{i}"
 
         def serialize(self) -> list[int]:
-            return list(json.dumps([{str(k): v for k, v in self.operands.items()}, self.steps]).encode())
+            return list(json.dumps([{str(k): v for k, v in self.operands.items()}, self.steps, self.result]).encode())
 
         def deserialize(self, handle: Any, data: list[int]) -> None:
-            operands, self.steps = json.loads(bytes(data))
+            operands, self.steps, self.result = json.loads(bytes(data))
             self.operands = {int(k): v for k, v in operands.items()}
             device.log.append("deserialized")
 
@@ -121,8 +130,12 @@ def cudnn(device: fake.Device, refuses: tuple[str, ...] = ()) -> Any:
             def run() -> None:
                 residual = 5
                 for name, attrs in self.steps:
-                    if name == "conv":
-                        (y,) = lookup("conv").ref([arrays[1], arrays[2]], attrs)
+                    if name.startswith("conv"):
+                        x, w = arrays[1], arrays[2]
+                        attrs = {**attrs, "groups": x.shape[1] // w.shape[1]}
+                        attrs |= {"spatial": x.shape[2:], "window": w.shape[2:]}
+                        given = {"conv": [x, w], "conv_backward_data": [arrays[4], w], "conv_backward_weights": [arrays[4], x]}
+                        (y,) = lookup(name).ref(given[name], attrs)
                     elif name == "bias":
                         y = y + arrays[3]
                     elif name == "add":
@@ -130,7 +143,7 @@ def cudnn(device: fake.Device, refuses: tuple[str, ...] = ()) -> Any:
                         residual += 1
                     else:
                         (y,) = lookup(name).ref([y], {})
-                arrays[4][...] = y
+                arrays[self.result][...] = y
 
             device.do("cudnn " + "+".join(name for name, _ in self.steps), run)
 

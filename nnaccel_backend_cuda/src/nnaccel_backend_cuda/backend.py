@@ -34,6 +34,7 @@ class CudaBackend(Backend):
     devices: ClassVar[tuple[str, ...]] = ("cuda",)
     #: wide accesses start at such addresses
     alignment: ClassVar[int] = 16
+    derives_live: ClassVar[bool] = True
 
     def __init__(self, machine: Machine, device: str) -> None:
         """``device``: ``"cuda"`` is the current device of the process, ``"cuda:1"`` the second one.
@@ -163,7 +164,7 @@ class CudaBackend(Backend):
             return ()
         from nnaccel_backend_cuda.candidates import Proposer
 
-        wanted = any(n.op == "conv" for n in graph.nodes)
+        wanted = any(n.op.startswith("conv") for n in graph.nodes)
         return Proposer(graph, env, self.machine, options, self.tuner() if wanted else None, only).propose()
 
     def choices_key(self) -> str:

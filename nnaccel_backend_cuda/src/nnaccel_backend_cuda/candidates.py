@@ -1,4 +1,4 @@
-"""What the libraries can run of a graph: convolutions and products, each with its epilogue."""
+"""What the libraries can run of a graph: convolutions and products, each with its epilogue, and gradients of convolutions."""
 
 from __future__ import annotations
 
@@ -29,6 +29,10 @@ EFFICIENCY = 0.6
 TENSOR_CORES = {"float32": 6.0, "float16": 12.0, "bfloat16": 12.0}
 
 
+#: Operators that are gradients of a convolution: what they compute, and the names of their operands and result.
+_GRADIENTS = {"conv_backward_data": (X, (Y, W, X)), "conv_backward_weights": (W, (Y, X, W))}
+
+
 @dataclass(frozen=True)
 class ConvCall:
     """``Candidate.impl`` of a convolution: ``uids`` of the candidate's inputs, in order. ``plan`` is found when it is built."""
@@ -57,7 +61,7 @@ class Chain:
 
 @dataclass(frozen=True, eq=False)
 class Draft:
-    """A convolution with its epilogue that has no plan yet."""
+    """A convolution with its epilogue, or a gradient of one, that has no plan yet."""
 
     node: Node
     chain: Chain
@@ -119,7 +123,10 @@ class Proposer:
         for node in self.graph.nodes:
             if any(self.static(v).dtype not in DTYPES or 0 in self.static(v).shape for v in (*node.inputs, *node.outputs)):
                 continue
-            if node.op == "conv" and self.tuner is not None:
+            if node.op in _GRADIENTS and self.tuner is not None:
+                if (self.only is None or frozenset((node,)) in self.only) and (spec := self._gradient_spec(node)):
+                    drafts.append(Draft(node, Chain((), node.output, (), ()), spec))
+            elif node.op == "conv" and self.tuner is not None:
                 wanted = [c for c in self._chains(node) if self.only is None or frozenset((node, *c.nodes)) in self.only]
                 drafts += [Draft(node, chain, spec) for chain in wanted if (spec := self._conv_spec(node, chain))]
             elif node.op == "matmul":
@@ -182,6 +189,8 @@ class Proposer:
 
     def _operand(self, v: Value) -> Operand:
         t = self.static(v)
+        if t.rank in (4, 5) and t.same_memory(channels_last(t.rank)):
+            t = t.with_layout(channels_last(t.rank))  # cuDNN tells the order of axes by strides, those of extent 1 too
         return Operand(tuple(map(int, t.shape)), tuple(map(int, t.strides())))  # type: ignore[arg-type]
 
     def _conv_spec(self, node: Node, chain: Chain) -> ConvSpec | None:
@@ -190,8 +199,10 @@ class Proposer:
         rank = x.rank
         if rank not in (4, 5) or any(p < 0 for pair in a["padding"] for p in pair):
             return None
-        if any(not t.same_memory(channels_last(rank)) for t in (x, y)) or node.inputs[1] not in self.parametric:
+        if any(not t.same_memory(channels_last(rank)) for t in (x, y)):
             return None
+        if not w.same_memory(channels_last(rank)) and node.inputs[1] not in self.parametric:
+            return None  # only what is given once can be packed
         if a["groups"] > 1 and w.shape[1] == 1:
             return None  # depthwise: generated kernels move fewer bytes
         dims = tuple(map(int, w.shape))  # type: ignore[arg-type]
@@ -201,20 +212,54 @@ class Proposer:
             w=Operand(dims, tuple(map(int, last.strides()))),  # type: ignore[arg-type]
             y=self._operand(chain.output),
             dtype=x.dtype,
-            padding=tuple(tuple(p) for p in a["padding"]),
-            stride=tuple(a["stride"]),
-            dilation=tuple(a["dilation"]),
+            **self._window(node),
             bias=len(node.inputs) == 3,
             steps=chain.steps,
             residuals=tuple(self._operand(r) for r in chain.residuals),
-            exact="conv" not in self.options.tf32,
-            strict=self.options.numerics == "strict",
         )
 
+    def _window(self, node: Node) -> dict[str, Any]:
+        """What a convolution's specification shares with those of its gradients."""
+        a = node.attrs
+        return {
+            "padding": tuple(tuple(p) for p in a["padding"]),
+            "stride": tuple(a["stride"]),
+            "dilation": tuple(a["dilation"]),
+            "exact": "conv" not in self.options.tf32,
+            "strict": self.options.numerics == "strict",
+        }
+
+    def _gradient_spec(self, node: Node) -> ConvSpec | None:
+        """Of a convolution's gradient."""
+        values = (*node.inputs, node.output)
+        rank = node.output.type.rank
+        if rank not in (4, 5) or any(p < 0 for pair in node.attrs["padding"] for p in pair):
+            return None
+        if any(not self.static(v).same_memory(channels_last(rank)) for v in values):
+            return None
+        result, names = _GRADIENTS[node.op]
+        by_name = dict(zip(names, map(self._operand, values), strict=True))
+        return ConvSpec(
+            x=by_name[X], w=by_name[W], y=by_name[Y], dtype=self.static(node.output).dtype, **self._window(node),
+            bias=False, steps=(), residuals=(), result=result,
+        )  # fmt: skip
+
     def _conv(self, node: Node, chain: Chain, spec: ConvSpec, plan: Plan) -> Candidate:
+        if node.op in _GRADIENTS:
+            result, names = _GRADIENTS[node.op]
+            return Candidate(
+                nodes=(node,),
+                inputs=node.inputs,
+                outputs=(node.output,),
+                seconds=plan.seconds + START,
+                reason=f"cuDNN {node.op} ({plan.name})",
+                impl=ConvCall(spec, names[:2], result),
+                proposer="cuda",
+            )
         uids = (X, W, *((BIAS,) if spec.bias else ()), *(RESIDUAL + i for i in range(len(chain.residuals))))
-        weights = node.inputs[1]
-        nbytes = int(np.prod(spec.w.dims)) * self.static(weights).itemsize
+        weights = self.static(node.inputs[1])
+        nbytes = int(np.prod(spec.w.dims)) * weights.itemsize
+        pack = Pack(node.inputs[1], CHANNELS_LAST, nbytes)
         fused = " + ".join(("conv", *(n.op for n in chain.nodes)))
         return Candidate(
             nodes=(node, *chain.nodes),
@@ -224,7 +269,7 @@ class Proposer:
             reason=f"cuDNN {fused} ({plan.name})",
             impl=ConvCall(spec, uids),
             proposer="cuda",
-            packs=(Pack(weights, CHANNELS_LAST, nbytes),),
+            packs=() if weights.same_memory(channels_last(weights.rank)) else (pack,),
         )
 
     # --- products ------------------------------------------------------------------------------------------------

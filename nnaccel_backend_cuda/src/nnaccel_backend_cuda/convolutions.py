@@ -1,4 +1,5 @@
-"""Convolutions with their epilogues as cuDNN graphs, through the cuDNN frontend. Their plans are chosen in `tuning`.
+"""Convolutions with their epilogues, and gradients of convolutions, as cuDNN graphs, through the cuDNN frontend. Their plans
+are chosen in `tuning`.
 
 Fused graphs are mostly faster than separate calls, but not always, and cuDNN's first plan is not always its fastest (seen on an
 H200: one float32 1x1 case), so plans are timed.
@@ -57,9 +58,11 @@ class Operand:
 
 @dataclass(frozen=True)
 class ConvSpec:
-    """A convolution and its epilogue.
+    """A convolution and its epilogue, or a gradient of a convolution.
 
     Attributes:
+        x, w, y: the convolution's input, weights and result, or their gradients; which of them is computed, ``result`` says.
+        result: the uid of what is computed: `Y` for the convolution itself, `X` and `W` for the gradients of its operands.
         bias: whether a float32 bias per output channel is added first.
         steps: ``("add",)`` (the next of ``residuals``), ``("relu",)``, ``("silu",)`` and the like.
         padding: (before, after) per spatial axis.
@@ -78,6 +81,7 @@ class ConvSpec:
     residuals: tuple[Operand, ...]
     exact: bool
     strict: bool
+    result: int = Y
 
     @property
     def flops(self) -> float:
@@ -101,15 +105,19 @@ def build_graph(spec: ConvSpec, handle: Any) -> Any:
         found.set_uid(uid)
         return found
 
-    y = graph.conv_fprop(
-        image=tensor("x", X, spec.x),
-        weight=tensor("w", W, spec.w),
-        pre_padding=[a for a, _ in spec.padding],
-        post_padding=[b for _, b in spec.padding],
-        stride=list(spec.stride),
-        dilation=list(spec.dilation),
-        compute_data_type=real,
-    )
+    window = {
+        "pre_padding": [a for a, _ in spec.padding],
+        "post_padding": [b for _, b in spec.padding],
+        "stride": list(spec.stride),
+        "dilation": list(spec.dilation),
+        "compute_data_type": real,
+    }
+    if spec.result == X:
+        y = graph.conv_dgrad(loss=tensor("dy", Y, spec.y), filter=tensor("w", W, spec.w), **window)
+    elif spec.result == W:
+        y = graph.conv_wgrad(image=tensor("x", X, spec.x), loss=tensor("dy", Y, spec.y), **window)
+    else:
+        y = graph.conv_fprop(image=tensor("x", X, spec.x), weight=tensor("w", W, spec.w), **window)
     if spec.bias:
         channels = spec.w.dims[0]
         ones = (1,) * len(spec.stride)
@@ -124,8 +132,9 @@ def build_graph(spec: ConvSpec, handle: Any) -> Any:
             y = graph.relu(input=y)
         else:
             y = {"sigmoid": graph.sigmoid, "tanh": graph.tanh, "silu": graph.swish}[step[0]](input=y)
-    y.set_output(True).set_data_type(kind).set_dim(list(spec.y.dims)).set_stride(list(spec.y.strides))
-    y.set_uid(Y)
+    computed = {X: spec.x, W: spec.w, Y: spec.y}[spec.result]
+    y.set_output(True).set_data_type(kind).set_dim(list(computed.dims)).set_stride(list(computed.strides))
+    y.set_uid(spec.result)
     return graph
 
 
@@ -143,6 +152,8 @@ def restrict(graph: Any, spec: ConvSpec) -> None:
     if spec.strict:
         names += [n for n in dir(notes) if n.startswith("WINOGRAD")]
     names.append("REDUCED_PRECISION_REDUCTION")
+    if spec.result != Y:
+        names.append("NONDETERMINISTIC")  # sums in whatever order threads arrive: no two training runs would be alike
     found = [getattr(notes, n) for n in names if hasattr(notes, n)]
     if found:
         graph.deselect_numeric_notes(found)

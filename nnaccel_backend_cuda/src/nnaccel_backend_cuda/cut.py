@@ -16,6 +16,8 @@ from nnaccel_core.plan import BufferRef, HostStep, KernelStep, LibraryStep, Plan
 LAUNCH = 3e-6
 #: At most so many steps in front of the graph, and behind it.
 MOST_OUTSIDE = 3
+#: Seconds that the host takes to launch a step.
+HOST = 8e-6
 
 
 @dataclass(frozen=True)
@@ -75,4 +77,18 @@ def cut(plan: Plan, bandwidth: float) -> Cut:
     return Cut(begin, end, frozenset(inputs), frozenset(outputs))
 
 
-__all__ = ["Cut", "cut", "refs"]
+def dear(plan: Plan, cut: Cut, bandwidth: float) -> str:
+    """Why a graph of ``plan`` would cost more than it saves; "" where it does not.
+
+    A pass of training on large batches gives back, or reads, an activation of nearly every layer. Copying them all takes longer
+    than launching the steps one by one, which the host does meanwhile, and twice the memory.
+    """
+    given = [t for i, t in enumerate(plan.inputs) if i not in cut.inputs]
+    given += [t for i, t in enumerate(plan.outputs) if i not in cut.outputs]
+    nbytes = sum(int(evaluate(t.nbytes, {})) for t in given)
+    if 2 * nbytes / bandwidth <= HOST * len(plan.steps):
+        return ""
+    return f"copying {nbytes >> 20} MiB of inputs and results would take longer than launching {len(plan.steps)} steps"
+
+
+__all__ = ["Cut", "cut", "dear", "refs"]

@@ -19,7 +19,7 @@ import numpy as np
 from nnaccel_backend_cuda.candidates import ConvCall, ProductCall
 from nnaccel_backend_cuda.convolutions import Plan as ConvPlan
 from nnaccel_backend_cuda.convolutions import frontend
-from nnaccel_backend_cuda.cut import cut
+from nnaccel_backend_cuda.cut import cut, dear
 from nnaccel_backend_cuda.memory import ALIGNMENT, CudaMemory, Scratch, logical, physical
 from nnaccel_backend_cuda.probe import cupy
 from nnaccel_backend_cuda.products import Product
@@ -98,12 +98,13 @@ class CudaExecutable(Executable):
             if not outside:
                 self._graph_bytes = at
         self._whole_bytes = at
-        self.scratch.expect(self._graph_bytes if graphs_wanted() else self._direct_bytes)
         self._captured: Captured | None = None
         self._seen: tuple[int, ...] | None = None
         self._refused = "" if graphs_wanted() else "switched off by NNACCEL_CUDA_GRAPHS"
         if self.cut.empty and not self._host:
             self._refused = self._refused or "all steps touch large inputs or results, where the caller has them"
+        self._refused = self._refused or dear(plan, self.cut, backend.machine.bandwidth)
+        self.scratch.expect(self._direct_bytes if self._refused else self._graph_bytes)
         self._profile: tuple[tuple[str, float], ...] = ()
         self._lock = threading.RLock()
 

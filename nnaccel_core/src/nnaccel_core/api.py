@@ -225,6 +225,9 @@ class Backend(abc.ABC):
     devices: ClassVar[tuple[str, ...]]
     #: parameters are used where the framework has them at addresses that are multiples of this; others are copied
     alignment: ClassVar[int] = 1
+    #: Parameters change with every step of training. True: what derives from them is computed by the plan itself, on the device,
+    #: and weights of dense convolutions are brought to channels-last there. False: the host derives and packs before each run.
+    derives_live: ClassVar[bool] = False
 
     @classmethod
     @abc.abstractmethod

@@ -27,7 +27,7 @@ from nnaccel_core.ops.registry import infer, lookup
 from nnaccel_core.options import Options
 from nnaccel_core.passes.layout import assign_layouts, materialize_outputs
 from nnaccel_core.passes.pipeline import GRAPH_PASSES, run_passes
-from nnaccel_core.passes.prepare import split_prepare
+from nnaccel_core.passes.prepare import split_prepare, unsplit
 from nnaccel_core.place import Placed, PreparedKey, place
 from nnaccel_core.plan import BufferRef, LibraryStep, Plan
 from nnaccel_core.select.candidate import Candidate, Pack
@@ -92,9 +92,10 @@ class CompiledSegment:
             layouts = [v.type.layout for v in graph.outputs]
         passes = manager.passes("graph", backend.device, own=[Pass(name, run) for name, run in GRAPH_PASSES])
         optimized = run_passes(graph, [(p.name, p.run) for p in passes], self._observe)
-        laid_out = verify(assign_layouts(optimized, layouts), infer, "assign_layouts")
+        on_device = options.live and backend.derives_live
+        laid_out = verify(assign_layouts(optimized, layouts, weights_last=on_device), infer, "assign_layouts")
         self._observe("assign_layouts", optimized, laid_out)
-        split = split_prepare(laid_out)
+        split = unsplit(laid_out) if on_device else split_prepare(laid_out)
         self.prepare = verify(split.prepare, infer, "split_prepare")
         # After the split: a result that depends on parameters only is copied out of prepared memory at each call.
         self.main = verify(materialize_outputs(split.main), infer, "materialize_outputs")

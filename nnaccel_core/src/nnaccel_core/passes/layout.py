@@ -31,8 +31,9 @@ def transposed_layout(layout: Layout, perm: Sequence[int]) -> Layout:
 
 
 class _Assigner:
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, weights_last: bool) -> None:
         self.graph = graph
+        self.weights_last = weights_last
         self.nodes: list[Node] = []
         self.map: dict[Value, Value] = {}
         self.copies: dict[tuple[Value, Layout], Value] = {}
@@ -66,15 +67,19 @@ class _Assigner:
         if op in IMAGE_OPS and 3 <= rank <= 5:
             x = self.to(inputs[0], channels_last(rank), node.origin)
             rest = inputs[1:]
-            if op in ("conv", "conv_backward_data") and is_depthwise(node):
-                # Channels innermost in the weights too: (spatial..., 1, O).
-                rest[0] = self.to(rest[0], (*range(2, rank), 1, 0), node.origin)
+            if op in ("conv", "conv_backward_data"):
+                if is_depthwise(node):  # channels innermost in the weights too: (spatial..., 1, O)
+                    rest[0] = self.to(rest[0], (*range(2, rank), 1, 0), node.origin)
+                elif self.weights_last:
+                    rest[0] = self.to(rest[0], channels_last(rank), node.origin)
             self.emit(node, [x, *rest], [channels_last(rank)])
         elif op in POSITION_OPS and 3 <= rank <= 5:
             self.emit(node, [self.to(v, channels_last(rank), node.origin) for v in inputs], [channels_last(rank)])
         elif op == "conv_backward_weights" and 3 <= rank <= 5:
-            # Both operands are images; the gradient lies as the weights do, for the optimizer.
-            self.emit(node, [self.to(v, channels_last(rank), node.origin) for v in inputs], [identity(rank)])
+            # Both operands are images; the gradient lies as the weights do.
+            last = self.weights_last and not (node.attrs["groups"] > 1 and node.output.shape[1] == 1)
+            moved = [self.to(v, channels_last(rank), node.origin) for v in inputs]
+            self.emit(node, moved, [channels_last(rank) if last else identity(rank)])
         elif op == "transpose":
             self.emit(node, inputs, [transposed_layout(inputs[0].type.layout, node.attrs["perm"])])
         elif op.startswith("reduce_"):
@@ -107,12 +112,13 @@ class _Assigner:
         return channels_last(rank) if channels_last(rank) in firm else firm[0]
 
 
-def assign_layouts(graph: Graph, output_layouts: Sequence[Layout | None] = ()) -> Graph:
+def assign_layouts(graph: Graph, output_layouts: Sequence[Layout | None] = (), weights_last: bool = False) -> Graph:
     """Images become channels-last (N, spatial..., C in memory); views keep memory; the rest follows its inputs.
 
-    ``output_layouts`` are what the caller wants of each output; row-major where not given, any where None.
+    ``output_layouts`` are what the caller wants of each output; row-major where not given, any where None. ``weights_last``:
+    weights of dense convolutions are brought to channels-last too, and their gradients come so; else they stay as they are.
     """
-    a = _Assigner(graph)
+    a = _Assigner(graph, weights_last)
     for node in graph.nodes:
         a.visit(node)
     outputs = []

@@ -30,3 +30,9 @@ def split_prepare(graph: Graph) -> Split:
     kept = prune(main)
     main = replace(kept, params=prepared)
     return Split(prune(prepare), main)
+
+
+def unsplit(graph: Graph) -> Split:
+    """Everything in ``main``: for parameters that change with each run and devices that derive themselves (`Backend.derives_live`)."""
+    main = prune(graph)
+    return Split(Graph((), main.params, (), main.params, name=f"{graph.name}.prepare"), main)

@@ -1,0 +1,126 @@
+"""Gradients on stand-ins for the GPU and cuDNN: which of them the library gets, how weights lie, what is captured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from backend_cuda.test_convolutions import use
+from backend_cuda.test_executable import Gpu, gpu
+from dfp.helpers import Net
+from nnaccel_backend_cuda import probe
+from nnaccel_backend_cuda.cut import Cut, dear
+from nnaccel_core.api import Captured
+from nnaccel_core.driver.training import TrainedSegment
+from nnaccel_core.ir import Graph, TensorType, channels_last, identity
+from nnaccel_core.ir.program import Program
+from nnaccel_core.options import Options
+from nnaccel_core.passes.layout import assign_layouts
+from nnaccel_core.plan import LibraryStep, Plan
+
+__all__ = ["gpu"]
+
+functional = torch.nn.functional
+
+
+@pytest.fixture
+def library(gpu: Gpu, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Gpu:
+    monkeypatch.setenv("NNACCEL_CACHE_DIR", str(tmp_path))
+    use(gpu, monkeypatch)
+    monkeypatch.setattr(probe.cupy().cuda, "get_elapsed_time", lambda a, b: 1e-6)  # faster than any estimate of ours
+    return gpu
+
+
+def network() -> Graph:
+    """Three convolutions: dense with a stride, depthwise, and one of a window of one element."""
+    net = Net(last=False)
+    x = net.input("n", 6, 7, 7)
+    y = net.op("relu", net.conv(x, 8, 3, 2))
+    y = net.op("sigmoid", net.depthwise(y))
+    return net.graph(net.conv(y, 5, bias=False))
+
+
+def judge(x: Any, p: list[Any]) -> Any:
+    y = functional.conv2d(x, p[0], p[1], stride=2, padding=1).relu()
+    y = functional.conv2d(y, p[2], p[3], padding=1, groups=8).sigmoid()
+    return functional.conv2d(y, p[4])
+
+
+def trained(gpu: Gpu, graph: Graph, tracked: list[Any]) -> TrainedSegment:
+    names = [v.name for v in graph.params]
+    getters = {name: (lambda t=t: t) for name, t in zip(names, tracked, strict=True)}
+    captured = Captured(Program((), (), ()), getters, tracked=getters)
+    flags = [True] * (1 + len(names))
+    return TrainedSegment(graph, flags, (), gpu.open(), gpu.bridge, Options(tf32=("conv",)), captured)
+
+
+def laid(segment: TrainedSegment, given: list[Any]) -> list[Any]:
+    layouts = segment.layouts()
+    found = []
+    for t, layout in zip(given, layouts, strict=True):
+        if layout is None:
+            found.append(t)
+        else:
+            back = [layout.index(a) for a in range(t.dim())]
+            found.append(t.permute(layout).contiguous().permute(back))
+    return found
+
+
+def test_gradients_through_the_library(library: Gpu) -> None:
+    graph = network()
+    torch.manual_seed(0)
+    params = [torch.randn(tuple(v.shape)) * 0.3 for v in graph.params]  # type: ignore[arg-type]
+    x, seed = torch.randn(2, 6, 7, 7), torch.randn(2, 5, 4, 4)
+    segment = trained(library, graph, params)
+    for step in range(3):
+        results, kept = segment.forward([x], params)
+        places = {"input": [x], "output": [*results, *kept], "grad": [seed]}
+        found = segment.backward(laid(segment, [places[s.place][s.index] for s in segment.sources]), params)
+        leaves = [t.clone().requires_grad_() for t in (x, *params)]
+        want = judge(leaves[0], leaves[1:])
+        torch.testing.assert_close(results[0], want, rtol=1e-4, atol=1e-4)
+        want.backward(seed)
+        for leaf, at in zip(leaves, segment.gradient_of, strict=True):
+            assert at is not None
+            torch.testing.assert_close(found[at], leaf.grad, rtol=1e-4, atol=1e-4)
+        with torch.no_grad():
+            for p in params:
+                p.mul_(0.9 - 0.1 * step)  # what derives from parameters is derived anew
+    _, backward = segment.segments()
+    steps = backward.built({"n": 2}).placed.plan.steps
+    ran = sorted(s.candidate.reason.split()[1] for s in steps if isinstance(s, LibraryStep))
+    assert ran == ["conv_backward_data"] * 2 + ["conv_backward_weights"] * 3
+
+
+def test_nothing_is_derived_on_the_host(library: Gpu) -> None:
+    graph = network()
+    params = [torch.randn(tuple(v.shape)) for v in graph.params]  # type: ignore[arg-type]
+    segment = trained(library, graph, params)
+    x = torch.randn(2, 6, 7, 7)
+    segment.forward([x], params)
+    (forward,) = segment.segments()
+    assert not forward.prepare.nodes
+    steps = forward.built({"n": 2}).placed.plan.steps
+    assert sum(isinstance(s, LibraryStep) and not s.candidate.packs for s in steps) == 2
+    assert forward.prepared_bytes() == 0
+
+
+def test_weights_of_dense_convolutions_lie_as_images_do() -> None:
+    laid_out = assign_layouts(network(), weights_last=True)
+    convolutions = [n for n in laid_out.nodes if n.op == "conv"]
+    assert [n.inputs[1].type.same_memory(channels_last(4)) for n in convolutions] == [True, False, True]
+    assert sum(n.op == "reorder" and n.inputs[0] in laid_out.params for n in laid_out.nodes) == 2  # none for the 1x1 window
+    kept = assign_layouts(network())
+    assert kept.nodes[1].inputs[1].type.layout == identity(4)
+
+
+def test_a_graph_is_not_captured_where_copies_outweigh_launches() -> None:
+    large, small = TensorType((1 << 28,), "float32"), TensorType((16,), "float32")
+    none = Cut(0, 10, frozenset(), frozenset())
+    steps = (None,) * 10  # only counted
+    assert "1024 MiB" in dear(Plan("p", steps, (large,), (), (small,)), none, 3e12)  # type: ignore[arg-type]
+    assert dear(Plan("p", steps, (small,), (), (small,)), none, 3e12) == ""  # type: ignore[arg-type]
+    assert dear(Plan("p", steps, (large,), (), (small,)), Cut(1, 10, frozenset({0}), frozenset()), 3e12) == ""  # type: ignore[arg-type]

@@ -33,6 +33,6 @@ def split_prepare(graph: Graph) -> Split:
 
 
 def unsplit(graph: Graph) -> Split:
-    """Everything in ``main``: for parameters that change with each run and devices that derive themselves (`Backend.derives_live`)."""
+    """Everything in ``main``: for parameters that change with each run, on a device that `Backend.derives_live`."""
     main = prune(graph)
     return Split(Graph((), main.params, (), main.params, name=f"{graph.name}.prepare"), main)

@@ -20,7 +20,7 @@ extern "C" __global__ void __launch_bounds__(512) global_average(const float* __
         a0_3 = 0.0f;
         #pragma unroll 4
         for (nn_int r0 = 0; r0 < d2; ++r0) {
-            #pragma unroll 4
+            #pragma unroll 16
             for (nn_int r1 = 0; r1 < d3; ++r1) {
                 float x0_0, x0_1, x0_2, x0_3;
                 {

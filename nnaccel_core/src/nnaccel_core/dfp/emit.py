@@ -176,7 +176,7 @@ class NestEmitter:
 
     # --- scalars ----------------------------------------------------------------------------------------------
 
-    def _concrete(self, s: Scalar, env: Mapping[str, Dim]) -> Scalar:
+    def concrete(self, s: Scalar, env: Mapping[str, Dim]) -> Scalar:
         """``s`` on buffers instead of graph values, with axes replaced by ``env``."""
         full = {**self.units, **env}
         memo: dict[Load, Load] = {}
@@ -191,7 +191,7 @@ class NestEmitter:
 
     def _store(self, value: Scalar, env: Mapping[str, Dim], acc: Scalar | None = None) -> list[Stmt]:
         """Store ``value`` (a nest's expression, in which ``acc`` replaces the accumulator) at the nest's point."""
-        value = self._concrete(value, env)
+        value = self.concrete(value, env)
         if acc is not None:
             value = replace_acc(value, acc)
         pre, value = share(value, self.names)
@@ -425,7 +425,7 @@ class NestEmitter:
 
     def _term(self, env: Mapping[str, Dim], acc: Buffer, combine: str, bounds: Sequence[Bound]) -> list[Stmt]:
         full = {**self.units, **env}
-        term = self._concrete(self.nest.body, env)
+        term = self.concrete(self.nest.body, env)
         if scalar_dtype(term) != acc.dtype:
             term = Cast(term, acc.dtype)
         pre, term = share(term, self.names)

@@ -158,9 +158,33 @@ def merge(ctx: Context) -> list[tuple[Node, ...]]:
             joined = group | found
             for n in joined:
                 owner[n] = joined
+    if ctx.machine.kind == "cuda":
+        _siblings(ctx, owner)
     groups = {g for g in owner.values() if len(g) > 1}
     ordered = [tuple(sorted(g, key=ctx.order.__getitem__)) for g in groups]
     return sorted(ordered, key=lambda g: ctx.order[g[0]])
+
+
+def _siblings(ctx: Context, owner: dict[Node, Group]) -> None:
+    """Merge groups that read one value, though neither reads the other: one launch, and one pass over what both read.
+
+    On GPUs, where a launch costs what moving ten megabytes does; running statistics alone are three small kernels a layer.
+    """
+    for value, readers in ctx.uses.items():
+        if value in ctx.constants:
+            continue
+        groups = list(dict.fromkeys(owner[n] for n in readers if n in owner))
+        while len(groups) > 1:
+            first = groups.pop(0)
+            for k, other in enumerate(groups):
+                reason = acyclic(ctx, first, other, owner) or legal(ctx, first, other) or profitable(ctx, first, other)
+                if reason is None:
+                    joined = first | other
+                    for n in joined:
+                        owner[n] = joined
+                    groups[k] = joined
+                    break
+                ctx.refusals.append(reason)
 
 
 def _best(ctx: Context, group: Group, owner: Mapping[Node, Group], refused: set[Group]) -> Group | None:

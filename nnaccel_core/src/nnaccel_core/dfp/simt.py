@@ -15,8 +15,9 @@ from nnaccel_core.dfp.emit import WINDOW, NestEmitter, Place
 from nnaccel_core.dfp.nests import nest_loads, subexpressions
 from nnaccel_core.dfp.regions import Tiling, physical_axes
 from nnaccel_core.dfp.scalars import Names
+from nnaccel_core.dfp.simt_bundle import bundles, emit_bundle
 from nnaccel_core.dfp.simt_stencil import StencilEmitter, conditional_loads, flat
-from nnaccel_core.dfp.spmd import kernel_dims, map_nests
+from nnaccel_core.dfp.spmd import Work, kernel_dims, map_nests
 from nnaccel_core.dfp.storage import Staged
 from nnaccel_core.ir import Dim, TensorType, Value, dim_max, dim_min, free_symbols, sym
 from nnaccel_core.ir.types import ITEMSIZE
@@ -97,17 +98,27 @@ def map_simt(name: str, staged: Staged, tiling: Tiling, shape: Shape = Shape()) 
     multiples = tuple((d, shape.vector) for d in wide_symbols(staged, tiling)) if shape.vector > 1 else ()
     written: set[Value] = set()
 
-    def emit_nest(
-        nest: Nest, buffers: Mapping[Value, Place], lo: tuple[Dim, ...], hi: tuple[Dim, ...], names: Names
-    ) -> list[Stmt]:
+    def emit_works(works: Sequence[Work], buffers: Mapping[Value, Place], names: Names) -> list[Stmt]:
+        axes = {SimtEmitter(w.nest, buffers, w.lo, w.hi, names, 1).simd_axis() for w in works}
+        axis = axes.pop()
+        together = len(works) > 1 and not axes and axis is not None and all(axis in w.nest.axes for w in works)
         body: list[Stmt] = []
-        if any(ld.buffer in written for ld in nest_loads(nest)):
-            body.append(Barrier())
-            written.clear()
-        written.add(nest.out)
-        return body + emit(nest, buffers, lo, hi, names, shape, dict(multiples))
+        for part in [works] if together else [[w] for w in works]:
+            inside = {w.nest.out for w in part}
+            if any(ld.buffer in written and ld.buffer not in inside for w in part for ld in nest_loads(w.nest)):
+                body.append(Barrier())
+                written.clear()
+            written.update(inside)
+            if together:
+                assert axis is not None
+                body += emit_bundle(part, buffers, names, axis, shape.vector, dict(multiples))
+            else:
+                (w,) = part
+                body += emit(w.nest, buffers, w.lo, w.hi, names, shape, dict(multiples))
+        return body
 
-    return unroll(replace(map_nests(name, staged, tiling, emit_nest), multiples=multiples))
+    kernel = map_nests(name, staged, tiling, emit_works, bundles(staged, tiling.regions))
+    return unroll(replace(kernel, multiples=multiples))
 
 
 class Simt:

@@ -50,7 +50,10 @@ Loaded = dict[tuple[object, tuple[Dim, ...]], Buffer]
 
 
 def conditional_loads(s: Scalar | None) -> list[Select | Binary]:
-    """The choices (and ``and``s, ``or``s) in ``s`` that guard a load which is not evaluated anyway."""
+    """The choices by position (and such ``and``s, ``or``s) in ``s`` that guard a load which is not evaluated anyway.
+
+    A choice by values guards nothing: whatever these are, what it may load is there.
+    """
     if s is None:
         return []
     always: set[tuple[object, tuple[Dim, ...]]] = set()
@@ -63,9 +66,9 @@ def conditional_loads(s: Scalar | None) -> list[Select | Binary]:
         seen.add(id(x))
         if isinstance(x, Load):
             always.add((x.buffer, x.index))
-        elif isinstance(x, Select):
+        elif isinstance(x, Select) and _by_position(x.cond):
             todo.append(x.cond)
-        elif isinstance(x, Binary) and x.op in ("and", "or"):
+        elif isinstance(x, Binary) and x.op in ("and", "or") and _by_position(x.a):
             todo.append(x.a)
         else:
             todo += children(x)
@@ -84,14 +87,18 @@ def conditional_loads(s: Scalar | None) -> list[Select | Binary]:
     found: list[Select | Binary] = []
     for x in subexpressions(s):
         arms: tuple[Scalar, ...] = ()
-        if isinstance(x, Select):
+        if isinstance(x, Select) and _by_position(x.cond):
             arms = (x.a, x.b)
-        elif isinstance(x, Binary) and x.op in ("and", "or"):
+        elif isinstance(x, Binary) and x.op in ("and", "or") and _by_position(x.a):
             arms = (x.b,)
         if any(guarded(arm) for arm in arms):
             assert isinstance(x, (Select, Binary))
             found.append(x)
     return found
+
+
+def _by_position(s: Scalar) -> bool:
+    return any(isinstance(x, Index) for x in subexpressions(s))
 
 
 def flat(names: Names, axes: Sequence[tuple[str, Dim, Dim, int]], body: Sequence[Stmt]) -> list[Stmt]:
@@ -180,12 +187,12 @@ class StencilEmitter(NestEmitter):
         if self.axis in self.units:  # an axis of extent 1
             order, self.vector = list(self.order), 1
         u = order[-1] if order else None
-        single = self._threads(order, None, self._points_at(None, 1))
+        single = self.threads(order, self._points_at(None, 1))
         pointwise = self.nest.combine is None
         if self.most == 1 or u is None or (self.nest.where if pointwise else not self._shares(u) or self._strides(u)):
             return single
         width = self.hi[u] - self.lo[u]
-        blocks = self._threads(order, u, self._points_at(u, self.most))
+        blocks = self.threads(order, self._points_at(u, self.most), u)
         return [If(Binary("ge", Index(width), Index(self.most)), tuple(blocks), tuple(single))]
 
     def _strides(self, u: str) -> bool:
@@ -193,7 +200,7 @@ class StencilEmitter(NestEmitter):
         steps = [split for ld in loads_of(self.nest.body) for d in ld.index if (split := linear(d, u)) is not None]
         return bool(self.taps) and any(coefficient > 1 for coefficient, _ in steps)
 
-    def _threads(self, order: Sequence[str], blocked: str | None, body: list[Stmt]) -> list[Stmt]:
+    def threads(self, order: Sequence[str], body: list[Stmt], blocked: str | None = None) -> list[Stmt]:
         """``body`` for each vector of each output, or block of outputs along ``blocked``."""
         axes: list[tuple[str, Dim, Dim, int]] = []
         for a in order:
@@ -210,14 +217,14 @@ class StencilEmitter(NestEmitter):
 
     # --- registers ----------------------------------------------------------------------------------------------
 
-    def _moved(self, env: Mapping[str, Dim]) -> dict[str, Dim]:
+    def moved(self, env: Mapping[str, Dim]) -> dict[str, Dim]:
         """``env`` with the contiguous axis at this thread's element ``j``."""
         return dict(env) if self.axis in self.units else {**env, self.axis: sym(self.axis) + sym(self.j)}
 
-    def _each(self, body: Sequence[Stmt]) -> Stmt:
+    def each(self, body: Sequence[Stmt]) -> Stmt:
         return Loop(self.j, 0, self.vector, "unroll", tuple(body))
 
-    def _register(self, prefix: str, dtype: str) -> Buffer:
+    def register(self, prefix: str, dtype: str) -> Buffer:
         return Buffer(self.names.fresh(prefix), (self.vector,), dtype, "register")
 
     def _load(self, load: Load, known: Loaded, out: list[Stmt]) -> Load:
@@ -228,7 +235,7 @@ class StencilEmitter(NestEmitter):
         if found is None:
             dtype = compute_dtype(load.buffer.dtype)
             if varies:
-                found = self._register("x", dtype)
+                found = self.register("x", dtype)
                 out += [Alloc(found), Loop(self.j, 0, self.vector, "simd", (Store(found, (sym(self.j),), load),))]
             else:
                 found = Buffer(self.names.fresh("x"), (), dtype, "register")
@@ -236,7 +243,7 @@ class StencilEmitter(NestEmitter):
             known[key] = found
         return Load(found, (sym(self.j),) if varies else ())
 
-    def _fetch(self, s: Scalar, known: Loaded, out: list[Stmt]) -> Scalar:
+    def fetch(self, s: Scalar, known: Loaded, out: list[Stmt]) -> Scalar:
         """``s`` (on buffers) with its loads and choices by position in registers, filled in ``out``."""
         memo: dict[int, Scalar] = {}
         choices = set(map(id, conditional_loads(s)))
@@ -259,30 +266,31 @@ class StencilEmitter(NestEmitter):
         assert isinstance(s.cond, Binary) and isinstance(s.cond.a, Index) and isinstance(s.cond.b, Index)
         first = {self.j: 0}
         cond = Binary(s.cond.op, Index(substitute(s.cond.a.dim, first)), Index(substitute(s.cond.b.dim, first)))
-        target = self._register("x", compute_dtype(scalar_dtype(s)))
+        target = self.register("x", compute_dtype(scalar_dtype(s)))
         arms = []
         for arm in (s.a, s.b):
             inside: list[Stmt] = []
-            value = self._fetch(arm, dict(known), inside)
-            arms.append((*inside, self._each([Store(target, (sym(self.j),), value)])))
+            value = self.fetch(arm, dict(known), inside)
+            arms.append((*inside, self.each([Store(target, (sym(self.j),), value)])))
         out += [Alloc(target), If(cond, *arms)]
         return Load(target, (sym(self.j),))
 
-    def _result(self, value: Scalar, env: Mapping[str, Dim]) -> list[Stmt]:
-        """Store ``value`` (on registers, element ``j``) at the nest's point."""
-        moved = {**self.units, **self._moved(env)}
+    def put(self, value: Scalar, env: Mapping[str, Dim]) -> tuple[list[Stmt], Buffer, tuple[Dim, ...]]:
+        """Store ``value`` (on registers, element ``j``) at the nest's point; also the registers that hold it, and its index."""
+        moved = {**self.units, **self.moved(env)}
         dtype = self.nest.out.dtype
         if scalar_dtype(value) != dtype:
             value = Cast(value, dtype)
         pre, value = share(value, self.names)
-        result = self._register("y", compute_dtype(dtype))
+        result = self.register("y", compute_dtype(dtype))
         at = self.out.at([moved.get(a, sym(a)) for a in self.nest.axes])
         target, j = Load(result, (sym(self.j),)), self.j
-        return [
+        statements = [
             Alloc(result),
-            self._each([*pre, Store(result, (sym(j),), value)]),
+            self.each([*pre, Store(result, (sym(j),), value)]),
             Loop(j, 0, self.vector, "simd", (Store(self.out.buffer, at, target),)),
         ]
+        return statements, result, at
 
     # --- element-wise -------------------------------------------------------------------------------------------
 
@@ -295,13 +303,13 @@ class StencilEmitter(NestEmitter):
         body: list[Stmt] = []
         known: Loaded = {}
         # All loads come first, so that they are under way together.
-        values = [self._fetch(self._concrete(self.nest.body, self._moved(env)), known, body) for env in points]
+        values = [self.fetch(self.concrete(self.nest.body, self.moved(env)), known, body) for env in points]
         for value, env in zip(values, points, strict=True):
-            body += self._result(value, env)
+            body += self.put(value, env)[0]
         if not self.nest.where:
             return body
         bounds = [Bound(substitute(b.index, self.units), b.extent) for b in self.nest.where]
-        return self._guarded(bounds, body, self._result(Const(0, self.nest.out.dtype), {}))
+        return self._guarded(bounds, body, self.put(Const(0, self.nest.out.dtype), {})[0])
 
     # --- reductions ---------------------------------------------------------------------------------------------
 
@@ -309,9 +317,9 @@ class StencilEmitter(NestEmitter):
         """Reduce and store at ``points``."""
         nest, combine = self.nest, str(self.nest.combine)
         dtype = acc_dtype(nest)
-        accs = [self._register("a", dtype) for _ in points]
+        accs = [self.register("a", dtype) for _ in points]
         start = Const(identity(combine, dtype), dtype)
-        out: list[Stmt] = [s for a in accs for s in (Alloc(a), self._each([Store(a, (sym(self.j),), start)]))]
+        out: list[Stmt] = [s for a in accs for s in (Alloc(a), self.each([Store(a, (sym(self.j),), start)]))]
         limits = {r: [b for b in nest.where if r in free_symbols(b.index)] for r in self.serial}
         left = [b for b in nest.where if not any(b in found for found in limits.values())]
         body = self._terms_of(points, accs, combine, left)
@@ -320,9 +328,9 @@ class StencilEmitter(NestEmitter):
             body = [Loop(r, lo, hi, "serial", tuple(body))]
         out += body
         for env, a in zip(points, accs, strict=True):
-            value = replace_acc(self._concrete(nest.final or Acc(), self._moved(env)), Load(a, (sym(self.j),)))
-            fetched = self._fetch(value, {}, out)
-            out += self._result(fetched, env)
+            value = replace_acc(self.concrete(nest.final or Acc(), self.moved(env)), Load(a, (sym(self.j),)))
+            fetched = self.fetch(value, {}, out)
+            out += self.put(fetched, env)[0]
         return out
 
     def _terms_of(
@@ -341,7 +349,7 @@ class StencilEmitter(NestEmitter):
                     at = {**self.units, **env, **taps}
                     tests = tuple(Bound(substitute(b.index, at), substitute(b.extent, at)) for b in bounds)
                     column = columns.setdefault(tuple(t.index for t in tests), (tests, {}, []))
-                    column[2].append((self._concrete(self.nest.body, self._moved({**env, **taps})), acc))
+                    column[2].append((self.concrete(self.nest.body, self.moved({**env, **taps})), acc))
             sums: list[Stmt] = []
             for tests, known, terms in columns.values():
                 guarded = frozenset().union(*(free_symbols(t.index) for t in tests)) if tests else frozenset()
@@ -352,7 +360,7 @@ class StencilEmitter(NestEmitter):
                     if scalar_dtype(value) != acc.dtype:
                         value = Cast(value, acc.dtype)
                     pre, value = share(value, self.names)
-                    work.append(self._each([*pre, Accumulate(acc, (sym(self.j),), combine, value)]))
+                    work.append(self.each([*pre, Accumulate(acc, (sym(self.j),), combine, value)]))
                 if not tests:
                     fetch += inside
                     sums += work

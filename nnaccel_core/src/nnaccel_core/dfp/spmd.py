@@ -6,7 +6,8 @@ axis next to it, a block of outputs is computed at once, so that weights and ove
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from nnaccel_core.dfp.emit import NestEmitter, Place
 from nnaccel_core.dfp.nests import subexpressions
@@ -46,12 +47,24 @@ def _bounds(k: int, value: Value, region: Region, lets: list[Stmt]) -> tuple[tup
     return tuple(lo), tuple(hi)
 
 
-#: Statements of one nest over ``[lo, hi)`` of each axis of its output, given where the values lie.
-EmitNest = Callable[[Nest, Mapping[Value, Place], tuple[Dim, ...], tuple[Dim, ...], Names], list[Stmt]]
+@dataclass(frozen=True)
+class Work:
+    """A nest and the region ``[lo, hi)`` of its output that a tile needs."""
+
+    nest: Nest
+    lo: tuple[Dim, ...]
+    hi: tuple[Dim, ...]
 
 
-def map_nests(name: str, staged: Staged, tiling: Tiling, emit: EmitNest) -> Kernel:
-    """The kernel of a staged group: a task runs ``emit``'s statements of each nest over the region that its tile needs."""
+#: Statements of some nests that run together, given where the values lie.
+Emit = Callable[[Sequence[Work], Mapping[Value, Place], Names], list[Stmt]]
+
+
+def map_nests(name: str, staged: Staged, tiling: Tiling, emit: Emit, bundles: Sequence[Sequence[int]] = ()) -> Kernel:
+    """The kernel of a staged group: a task runs ``emit``'s statements of each nest over the region that its tile needs.
+
+    ``bundles``: the numbers of nests to emit together, in order of execution; one by one where not given.
+    """
     buffers: dict[Value, Place] = {}
     arguments: list[Buffer] = []
     for v in (*staged.inputs, *staged.outputs):
@@ -64,15 +77,19 @@ def map_nests(name: str, staged: Staged, tiling: Tiling, emit: EmitNest) -> Kern
         body.append(Let(f"o{k}", sym(f"p{k}") * sym(f"t{k}")))
         body.append(Let(f"e{k}", dim_min(sym(f"o{k}") + sym(f"t{k}"), extent)))
     names = Names()
-    for k, nest in enumerate(staged.nests):
-        region = tiling.regions[nest.out]
-        lo, hi = _bounds(k, nest.out, region, body)
-        if nest.out not in buffers:
-            buffer = _tile_buffer(f"s{k}", nest.out, region)
-            body.append(Alloc(buffer))
-            origin = tuple(0 if s is None else begin for s, begin in zip(region, lo, strict=True))
-            buffers[nest.out] = Place(buffer, origin, nest.out.type.layout)
-        body += emit(nest, buffers, lo, hi, names)
+    for bundle in bundles or [(k,) for k in range(len(staged.nests))]:
+        works = []
+        for k in bundle:
+            nest = staged.nests[k]
+            region = tiling.regions[nest.out]
+            lo, hi = _bounds(k, nest.out, region, body)
+            if nest.out not in buffers:
+                buffer = _tile_buffer(f"s{k}", nest.out, region)
+                body.append(Alloc(buffer))
+                origin = tuple(0 if s is None else begin for s, begin in zip(region, lo, strict=True))
+                buffers[nest.out] = Place(buffer, origin, nest.out.type.layout)
+            works.append(Work(nest, lo, hi))
+        body += emit(works, buffers, names)
 
     tasks = tuple((f"p{k}", ceil_div(extent, sym(f"t{k}"))) for k, extent in enumerate(tiling.extents))
     return Kernel(name, tuple(arguments), kernel_dims(staged, tiling), tasks, tuple(body), len(staged.outputs))
@@ -84,10 +101,9 @@ def map_spmd(name: str, staged: Staged, tiling: Tiling, block: int = 7) -> Kerne
     Args:
         block: outputs computed at once along the axis next to the contiguous one.
     """
-    def emit(
-        nest: Nest, buffers: Mapping[Value, Place], lo: tuple[Dim, ...], hi: tuple[Dim, ...], names: Names
-    ) -> list[Stmt]:
-        return NestEmitter(nest, buffers, lo, hi, names, block).emit()
+
+    def emit(works: Sequence[Work], buffers: Mapping[Value, Place], names: Names) -> list[Stmt]:
+        return [s for w in works for s in NestEmitter(w.nest, buffers, w.lo, w.hi, names, block).emit()]
 
     return map_nests(name, staged, tiling, emit)
 
@@ -125,4 +141,4 @@ def scratch_sizes(staged: Staged, regions: Mapping[Value, Region]) -> list[tuple
     return [(v, _tile_sizes(v, regions[v])) for v in tiles]
 
 
-__all__ = ["kernel_dims", "map_spmd", "scratch_sizes"]
+__all__ = ["Work", "kernel_dims", "map_spmd", "scratch_sizes"]

@@ -25,6 +25,7 @@ from nnaccel_core.loopir.divisors import divisor
 from nnaccel_core.loopir.numeric import compute_dtype, identity
 from nnaccel_core.loopir.printer import SUFFIX, Function, Printer, Text, Writer, decimal
 from nnaccel_core.loopir.ranges import args, substitute
+from nnaccel_core.loopir.rewrite import scalars, walk
 from nnaccel_core.loopir.transforms import unroll
 from nnaccel_core.loopir.verify import verify
 from nnaccel_core.loopir.writer import plain
@@ -84,6 +85,19 @@ static __device__ inline float nn_from_f16(unsigned short x) { float y; asm("cvt
 static __device__ inline unsigned short nn_to_f16(float x) {
     unsigned short y; asm("cvt.rn.f16.f32 %0, %1;" : "=h"(y) : "f"(x)); return y;
 }"""
+
+
+def unrolled(loop: g.Loop) -> int:
+    """How many iterations of a thread's loop to unroll: as many as make their loads worth waiting for together.
+
+    A sum over few accesses (of a batch, of a row) waits for memory in each iteration otherwise; many loads fill the registers.
+    """
+    inside = list(walk(loop.body))
+    if any(isinstance(s, g.Loop) and s.bind == "serial" for s in inside):
+        return 4
+    reads = [x for s in inside for x in scalars(s) if isinstance(x, g.Load) and isinstance(x.buffer, g.Buffer)]
+    loads = sum(x.buffer.space in ("global", "tile") for x in reads)  # type: ignore[union-attr]
+    return 16 if loads <= 1 else 8 if loads == 2 else 4
 
 
 class CudaPrinter(Printer):
@@ -221,7 +235,7 @@ class CudaWriter(Writer):
             self._block_loop(s)
         elif isinstance(s, g.Loop) and s.bind == "serial" and self.threads:
             # Loads of several iterations are under way together, where a thread would wait for one after the other.
-            self.emit("#pragma unroll 4")
+            self.emit(f"#pragma unroll {unrolled(s)}")
             super().stmt(s)
         elif isinstance(s, g.Let) and self.threads:
             if self._counted(s.dim):

@@ -1,8 +1,9 @@
 """The statistics of a batch (Ioffe and Szegedy 2015), by which ``batch_norm`` normalizes in training, and extents as numbers.
 
-Sums are taken in stages, over rows, images and the batch: every image has tasks of its own, and sums are short. A row's
-variance is of values centered by its own mean, so both can be had while it is in the cache; parts are combined as by Chan
-et al. 1979: the mean of their variances plus the variance of their means.
+Sums are taken in stages, over rows, images and the batch: every image has tasks of its own, and sums are short. A row is read
+once: its sum, and the sum of squares of what its elements differ from the first of them (Chan, Golub and LeVeque 1983, shifted
+data: one of the values is close enough to the mean that squares cancel no more than a row is long). Parts are combined as by
+Chan et al. 1979: the mean of their variances plus the variance of their means.
 """
 
 from __future__ import annotations
@@ -56,7 +57,13 @@ def _decompose(r: Rewriter, node: Node, inputs: Sequence[Value]) -> Sequence[Val
     e, x = Emitter(r, node.origin), inputs[0]
     last = x.type.rank - 1
     mean, var = x, None
-    for axes in ((last,) if last > 1 else (), tuple(range(2, last)), (0,)):  # rows, the rest of an image, the batch
+    if last > 1:  # rows, each in one pass
+        first = e("slice", x, starts=(0,) * (last + 1), ends=(*x.shape[:last], 1), steps=(1,) * (last + 1))
+        off = e("sub", x, first)
+        mean = e("reduce_mean", x, axes=(last,), keepdims=True)
+        moved = e("sub", mean, first)
+        var = e("relu", e("sub", e("reduce_mean", e("mul", off, off), axes=(last,), keepdims=True), e("mul", moved, moved)))
+    for axes in (tuple(range(2, last)), (0,)):  # the rest of an image, the batch
         if axes:
             parts, mean = mean, e("reduce_mean", mean, axes=axes, keepdims=True)
             off = e("sub", parts, mean)

@@ -106,10 +106,15 @@ reduction("reduce_prod", np.prod, "prod", unary_vjp(_prod_vjp))
 
 
 def sum_per_channel(r: Rewriter, x: Value, origin: str) -> Value:
-    """The sum of ``x`` (N, C, ...) over all axes but 1, in two stages: every image has tasks of its own, and sums are short."""
-    if x.type.rank > 2:
-        x = r.add("reduce_sum", [x], {"axes": tuple(range(2, x.type.rank)), "keepdims": False}, origin=origin)
-    return r.add("reduce_sum", [x], {"axes": (0,), "keepdims": False}, origin=origin)
+    """The sum of ``x`` (N, C, ...) over all axes but 1, in stages: over rows, the rest of an image, and the batch.
+
+    Sums are short, and there are many of them; what computes a row of ``x`` can sum it while it is at hand.
+    """
+    last = x.type.rank - 1
+    for axes in ((last,) if last > 1 else (), tuple(range(2, last)), (0,)):
+        if axes:
+            x = r.add("reduce_sum", [x], {"axes": axes, "keepdims": True}, origin=origin)
+    return r.add("reshape", [x], {"shape": (x.shape[1],)}, origin=origin)
 
 
 # --- softmax --------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from nnaccel_core.ir import Graph, TensorType, channels_last, identity
 from nnaccel_core.ir.program import Program
 from nnaccel_core.options import Options
 from nnaccel_core.passes.layout import assign_layouts
-from nnaccel_core.plan import LibraryStep, Plan
+from nnaccel_core.plan import BufferRef, LibraryStep, Plan
 
 __all__ = ["gpu"]
 
@@ -118,9 +118,14 @@ def test_weights_of_dense_convolutions_lie_as_images_do() -> None:
 
 
 def test_a_graph_is_not_captured_where_copies_outweigh_launches() -> None:
-    large, small = TensorType((1 << 28,), "float32"), TensorType((16,), "float32")
+    def reason(nbytes: int, cut: Cut, count: int = 10) -> str:
+        given, result = TensorType((nbytes // 4,), "float32"), TensorType((16,), "float32")
+        refs = (BufferRef("input", 0, 0, given),), (BufferRef("output", 0, 0, result),)
+        step = LibraryStep(None, *refs, None, "layer")  # type: ignore[arg-type]
+        return dear(Plan("p", (step,) * count, (given,), (), (result,)), cut, 3e12)
+
     none = Cut(0, 10, frozenset(), frozenset())
-    steps = (None,) * 10  # only counted
-    assert "1024 MiB" in dear(Plan("p", steps, (large,), (), (small,)), none, 3e12)  # type: ignore[arg-type]
-    assert dear(Plan("p", steps, (small,), (), (small,)), none, 3e12) == ""  # type: ignore[arg-type]
-    assert dear(Plan("p", steps, (large,), (), (small,)), Cut(1, 10, frozenset({0}), frozenset()), 3e12) == ""  # type: ignore[arg-type]
+    assert "1024 MiB" in reason(1 << 30, none)  # the device is busy for longer than ten launches take
+    assert reason(1 << 10, none) == ""
+    assert reason(1 << 20, none, 200) == ""  # launches take longer
+    assert reason(1 << 30, Cut(1, 10, frozenset({0}), frozenset())) == ""

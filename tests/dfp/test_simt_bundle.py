@@ -82,3 +82,14 @@ def test_siblings_that_read_one_value_share_a_launch() -> None:
     graph = net.graph(a, b)
     (group,) = merge(Context(graph, {}, GPU))
     assert len(group) == 3
+
+
+def test_sums_over_a_batch_are_shared_among_threads_and_walk_it_together() -> None:
+    net = Net()
+    x, y = net.input("n", 8, 1, 1), net.input("n", 8, 1, 1)
+    sums = [net.op("reduce_sum", net.op("mul", x, v), axes=(0,), keepdims=True) for v in (x, y)]
+    graph = net.graph(*sums)
+    for n in (1, 3, 16, 37):
+        b = check_shapes(graph, {"n": n}, SHAPES, 1e-4)
+    assert found(b) == [(0, 2), (1, 3)]  # partial sums of both, then their sums
+    assert passes(b) == 2

@@ -16,8 +16,10 @@ from nnaccel_core.plan import BufferRef, HostStep, KernelStep, LibraryStep, Plan
 LAUNCH = 3e-6
 #: At most so many steps in front of the graph, and behind it.
 MOST_OUTSIDE = 3
-#: Seconds that the host takes to launch a step.
-HOST = 8e-6
+#: Seconds that the host takes to launch a generated kernel, and a step of a library.
+HOST, HOST_LIBRARY = 8e-6, 40e-6
+#: Copies that take less seconds in all are no reason against a graph.
+SMALL = 2e-5
 
 
 @dataclass(frozen=True)
@@ -80,13 +82,15 @@ def cut(plan: Plan, bandwidth: float) -> Cut:
 def dear(plan: Plan, cut: Cut, bandwidth: float) -> str:
     """Why a graph of ``plan`` would cost more than it saves; "" where it does not.
 
-    A pass of training on large batches gives back, or reads, an activation of nearly every layer. Copying them all takes longer
-    than launching the steps one by one, which the host does meanwhile, and twice the memory.
+    A pass of training on large batches gives back, or reads, an activation of nearly every layer. Copying them all takes time,
+    and twice the memory; while launching steps one by one takes none as long as the device is busy with those in front.
     """
     given = [t for i, t in enumerate(plan.inputs) if i not in cut.inputs]
     given += [t for i, t in enumerate(plan.outputs) if i not in cut.outputs]
     nbytes = sum(int(evaluate(t.nbytes, {})) for t in given)
-    if 2 * nbytes / bandwidth <= HOST * len(plan.steps):
+    busy = sum(int(evaluate(r.type.nbytes, {})) for s in plan.steps for r in refs(s)) / bandwidth
+    host = sum(HOST_LIBRARY if isinstance(s, LibraryStep) else HOST for s in plan.steps)
+    if 2 * nbytes / bandwidth <= max(host - busy, SMALL):
         return ""
     return f"copying {nbytes >> 20} MiB of inputs and results would take longer than launching {len(plan.steps)} steps"
 

@@ -15,6 +15,7 @@ from nnaccel_core.dfp.group import General, Generated, KernelCall, Pattern, Reas
 from nnaccel_core.dfp.nests import lower
 from nnaccel_core.dfp.regions import Tiling, propagate, publish, tiling
 from nnaccel_core.dfp.simt import RECOMPUTE_GPU, Shape, Simt
+from nnaccel_core.dfp.split import split_sums
 from nnaccel_core.dfp.spmd import kernel_dims, map_spmd
 from nnaccel_core.dfp.storage import RECOMPUTE, Staged, storage
 from nnaccel_core.dfp.store import Structures, identity, plain
@@ -74,6 +75,8 @@ def stage(general: General, recompute: int = RECOMPUTE) -> tuple[Staged, Tiling]
     """Stages 1 to 3 of a generalized group: its nests after `storage`, and the tile grid."""
     group = general.group
     staged = storage(lower(group), group.inputs, group.outputs, recompute)
+    if recompute == RECOMPUTE_GPU:
+        staged = split_sums(staged)
     grid = tiling(staged)
     if isinstance(grid, Reason):
         return grid
@@ -126,9 +129,10 @@ def _build(p: Pattern, constants: Mapping[Value, Any], machine: Machine, digest:
     position = {v: i for i, v in enumerate(p.inputs)}
     used = tuple(position[v] for v in p.inputs if v not in p.constants)
     product = any(registry.lookup(n.op).limit_of(n) in ("compute", "params") for n in p.nodes)
-    cost = model(work, grid, machine.simd_bytes, PRODUCT_EFFICIENCY if product else EFFICIENCY)
+    on_gpu = machine.kind == "cuda"
+    cost = model(work, grid, machine.simd_bytes, PRODUCT_EFFICIENCY if product else EFFICIENCY, on_gpu)
     name = kernel_name(p)
-    if machine.kind == "cuda":
+    if on_gpu:
         gpu = Simt.of(name, digest, kernel_dims(work, grid), work, grid)
         return Built(name, cost, used, symbols, gpu.source(Shape()), lambda: stages, gpu)
     return Built(name, cost, used, symbols, KernelSource(name, digest, lambda: map_spmd(name, work, grid)), lambda: stages)

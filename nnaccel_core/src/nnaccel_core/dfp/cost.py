@@ -90,6 +90,10 @@ class Model:
         return eval(self.tile_text)  # type: ignore[no-any-return]
 
 
+#: Bytes of neighboring elements that tiles of a GPU keep together: less wastes parts of what memory delivers at a time.
+CHUNK = 128
+
+
 def function_text(names: Sequence[str], dims: Sequence[Dim]) -> str:
     """A function of the symbols ``names`` that evaluates ``dims``; a dim prints as the Python expression it means."""
     return f"lambda {', '.join(names)}: ({''.join(f'{d},' for d in dims)})"
@@ -122,7 +126,7 @@ def _work(nest: Nest, points: Dim) -> Dim:
     return points * (product(e for _, e in nest.reduce) * per_term + 2 * scalar_cost(nest.final))
 
 
-def model(staged: Staged, tiling: Tiling, simd_bytes: int, efficiency: float = EFFICIENCY) -> Model:
+def model(staged: Staged, tiling: Tiling, simd_bytes: int, efficiency: float = EFFICIENCY, gpu: bool = False) -> Model:
     """The cost model of a kernel that reaches ``efficiency`` of the machine's peak."""
     arguments = (*staged.inputs, *staged.outputs)
     sizes: list[Dim] = [*tiling.extents, *(v.type.nbytes for v in arguments)]
@@ -147,7 +151,8 @@ def model(staged: Staged, tiling: Tiling, simd_bytes: int, efficiency: float = E
     free = tuple(d for d in dims if d[0] != "t")
     root = staged.outputs[-1]
     lanes = max(1, simd_bytes // ITEMSIZE[root.dtype])
-    steps = tuple(4 * lanes if a in physical_axes(root.type)[-1:] else 1 for a in tiling.axes)
+    whole = CHUNK if gpu else 4 * simd_bytes
+    steps = tuple(max(lanes, whole // ITEMSIZE[root.dtype]) if a in physical_axes(root.type)[-1:] else 1 for a in tiling.axes)
     of_tile = function_text(dims, [scratch, work, streamed, loaded])
     return Model(function_text(free, sizes), of_tile, len(tiling.axes), steps, efficiency)
 

@@ -335,7 +335,7 @@ class NestEmitter:
         combine = str(self.nest.combine)
         return [s for a in accs for s in (Alloc(a), Store(a, (), Const(identity(combine, a.dtype), a.dtype)))]
 
-    def _limits(self, axis: str, bounds: Sequence[Bound], env: Mapping[str, Dim]) -> tuple[Dim, Dim]:
+    def limits(self, axis: str, bounds: Sequence[Bound], env: Mapping[str, Dim]) -> tuple[Dim, Dim]:
         lo: Dim = 0
         hi: Dim = self.extents[axis]
         for b in bounds:
@@ -388,7 +388,7 @@ class NestEmitter:
         order = [*serial, *([str(self.simd)] if self.lanes else [])]
         for r in reversed(order):
             bind = "simd" if r == self.simd else "serial"
-            lo, hi = self._limits(r, limits.get(r, []), points[0])
+            lo, hi = self.limits(r, limits.get(r, []), points[0])
             if blocked and r == order[-1] and len(blocked) == 1:
                 k = self.names.fresh("k")
                 count = self.lane_block if bind == "simd" else SUM_BLOCK

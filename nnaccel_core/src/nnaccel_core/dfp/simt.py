@@ -20,10 +20,12 @@ from nnaccel_core.dfp.simt_stencil import StencilEmitter, conditional_loads, fla
 from nnaccel_core.dfp.spmd import Work, kernel_dims, map_nests
 from nnaccel_core.dfp.storage import Staged
 from nnaccel_core.ir import Dim, TensorType, Value, dim_max, dim_min, free_symbols, sym
+from nnaccel_core.ir.dims import linear
 from nnaccel_core.ir.types import ITEMSIZE
 from nnaccel_core.loopir.grammar import (
     Barrier,
     Binary,
+    Bound,
     Const,
     If,
     Index,
@@ -102,6 +104,7 @@ def map_simt(name: str, staged: Staged, tiling: Tiling, shape: Shape = Shape()) 
         axes = {SimtEmitter(w.nest, buffers, w.lo, w.hi, names, 1).simd_axis() for w in works}
         axis = axes.pop()
         together = len(works) > 1 and not axes and axis is not None and all(axis in w.nest.axes for w in works)
+        together = together and not any(axis in free_symbols(b.index) for w in works for b in w.nest.where)
         body: list[Stmt] = []
         for part in [works] if together else [[w] for w in works]:
             inside = {w.nest.out for w in part}
@@ -265,7 +268,7 @@ def _separable(nest: Nest, axis: str) -> bool:
     for s in (*conditional_loads(nest.body), *conditional_loads(nest.final)):
         if nest.combine is not None or not isinstance(s, Select) or not _is_piece(s):
             return False
-    return nest.combine is None or not nest.where or _constant_windows(nest)
+    return nest.combine is None or all(_is_one_loop(nest, b) for b in nest.where)
 
 
 def _is_piece(s: Select) -> bool:
@@ -273,14 +276,16 @@ def _is_piece(s: Select) -> bool:
     return isinstance(s.cond, Binary) and s.cond.op == "lt" and isinstance(s.cond.a, Index) and isinstance(s.cond.b, Index)
 
 
-def _constant_windows(nest: Nest) -> bool:
-    """Whether every bound is on one window axis of constant extent."""
+def _is_one_loop(nest: Nest, bound: Bound) -> bool:
+    """Whether ``bound`` is on one reduced axis: a window, tested element by element, or a loop that it limits."""
     extents = dict(nest.reduce)
-    for b in nest.where:
-        windows = [extents[r] for r in free_symbols(b.index) & extents.keys()]
-        if len(windows) > 1 or not all(isinstance(e, int) and e <= WINDOW for e in windows):
-            return False
-    return True
+    reduced = free_symbols(bound.index) & extents.keys()
+    if len(reduced) != 1:
+        return not reduced
+    (name,) = reduced
+    extent = extents[name]
+    split = linear(bound.index, name)
+    return (isinstance(extent, int) and extent <= WINDOW) or (split is not None and split[0] > 0)
 
 
 __all__ = ["Shape", "SimtEmitter", "flat", "map_simt", "may_be_wide", "vector_width", "wide_symbols"]

@@ -17,20 +17,29 @@ from nnaccel_core.dfp.simt_stencil import Loaded, StencilEmitter, conditional_lo
 from nnaccel_core.dfp.spmd import Work
 from nnaccel_core.dfp.storage import Staged
 from nnaccel_core.ir import Dim, Value, sym
+from nnaccel_core.ir.dims import linear
 from nnaccel_core.loopir.grammar import Acc, Accumulate, Alloc, Cast, Const, Load, Loop, Nest, Stmt, Store, scalar_dtype
 from nnaccel_core.loopir.nests import acc_dtype
 from nnaccel_core.loopir.numeric import identity
 
 
+def _is_sum(nest: Nest) -> bool:
+    """Whether ``nest`` is one loop for each of its results."""
+    if nest.combine is None or len(nest.reduce) != 1:
+        return False
+    ((name, extent),) = nest.reduce
+    if (isinstance(extent, int) and extent <= WINDOW) or conditional_loads(nest.body) or conditional_loads(nest.final):
+        return False
+    return all((split := linear(b.index, name)) is not None and split[0] > 0 for b in nest.where)
+
+
 def _row(nest: Nest) -> tuple[int, Dim] | None:
     """The axis (of extent 1 in the result) and the extent that a sum over rows reduces; None for other nests."""
-    if nest.combine is None or nest.where or len(nest.reduce) != 1:
+    if not _is_sum(nest) or nest.where:
         return None
     ((name, extent),) = nest.reduce
-    if isinstance(extent, int) and extent <= WINDOW:
-        return None
     axes = {k for ld in loads_of(nest.body) for k, d in enumerate(ld.index) if d == sym(name)}
-    if len(axes) != 1 or conditional_loads(nest.body) or conditional_loads(nest.final):
+    if len(axes) != 1:
         return None
     (axis,) = axes
     return (axis, extent) if axis < len(nest.axes) and nest.out.shape[axis] == 1 else None
@@ -60,19 +69,16 @@ def _fits(a: Nest, b: Nest, regions: Mapping[Value, Region]) -> bool:
     """Whether ``b``, which comes later, can share a pass with ``a``: what it reads of ``a``, its thread has just computed."""
     in_body = [ld.index for ld in loads_of(b.body) if ld.buffer is a.out]
     in_final = [ld.index for ld in loads_of(b.final) if ld.buffer is a.out]
-    row_a, row_b = _row(a), _row(b)
-    if row_a is None and row_b is None:
-        same = a.axes == b.axes and a.out.shape == b.out.shape and regions[a.out] == regions[b.out]
-        return same and a.out.type.layout == b.out.type.layout and all(d == _point(b) for d in in_body)
-    if row_a is not None and row_b is not None:
-        same = row_a == row_b and a.axes == b.axes and a.reduce == b.reduce and a.out.shape == b.out.shape
-        same = same and regions[a.out] == regions[b.out] and a.out.type.layout == b.out.type.layout
-        return same and not in_body and all(d == _point(b) for d in in_final)
-    if row_a is not None:
+    if (a.combine is None) == (b.combine is None):
+        same = a.axes == b.axes and a.out.shape == b.out.shape and a.out.type.layout == b.out.type.layout
+        same = same and regions[a.out] == regions[b.out] and (a.reduce, a.where) == (b.reduce, b.where)
+        plain = a.combine is None
+        return same and (plain or not in_body) and all(d == _point(b) for d in (*in_body, *in_final))
+    if a.combine is not None:
         return not in_body and _same_rows(b, a, regions)
-    if in_final or not _same_rows(a, b, regions):
+    row_b = _row(b)
+    if in_final or row_b is None or not _same_rows(a, b, regions):
         return False
-    assert row_b is not None
     here = [sym(b.reduce[0][0]) if k == row_b[0] else sym(name) for k, name in enumerate(b.axes)]
     return all(list(d) == here for d in in_body)
 
@@ -84,11 +90,11 @@ def bundles(staged: Staged, regions: Mapping[Value, Region]) -> list[tuple[int, 
     home: dict[Value, int] = {}
     for k, nest in enumerate(staged.nests):
         place = None
-        if _row(nest) is not None or _is_plain(nest):
+        if _is_sum(nest) or _is_plain(nest):
             after = max((home[ld.buffer] for ld in nest_loads(nest) if ld.buffer in home), default=0)
             for b in range(after, len(found)):
                 members = [staged.nests[m] for m in found[b]]
-                if all((_row(m) is not None or _is_plain(m)) and _fits(m, nest, regions) for m in members):
+                if all((_is_sum(m) or _is_plain(m)) and _fits(m, nest, regions) for m in members):
                     place = b
                     break
         if place is None:
@@ -98,7 +104,7 @@ def bundles(staged: Staged, regions: Mapping[Value, Region]) -> list[tuple[int, 
         home[nest.out] = place
     out: list[tuple[int, ...]] = []
     for group in found:
-        if any(_row(staged.nests[k]) is not None for k in group):
+        if any(_is_sum(staged.nests[k]) for k in group):
             out.append(tuple(group))
         else:
             out += [(k,) for k in group]
@@ -111,10 +117,9 @@ def emit_bundle(
     """The statements of a bundle; ``axis`` is the output axis along which all its accesses are contiguous."""
     emitters = [StencilEmitter(w.nest, places, w.lo, w.hi, names, axis, vector, 1, multiples) for w in works]
     leader = next(e for e in emitters if e.nest.combine is not None)
-    ((r, extent),) = leader.nest.reduce
+    ((r, _),) = leader.nest.reduce
+    lo, hi = leader.limits(r, leader.nest.where, {})
     row = _row(leader.nest)
-    assert row is not None
-    name = leader.nest.axes[row[0]]  # of the axis that is walked
     shared = 1 if axis in leader.units else min(e.vector for e in emitters)
     for e in emitters:
         e.vector, e.j = shared, leader.j
@@ -125,7 +130,8 @@ def emit_bundle(
     for e in emitters:
         nest = e.nest
         if nest.combine is None:
-            env = {name: sym(r)}
+            assert row is not None
+            env = {nest.axes[row[0]]: sym(r)}  # where the row is walked
             value = e.fetch(e.concrete(nest.body, e.moved(env)), known, walked)
             statements, result, at = e.put(value, env)
             walked += statements
@@ -143,7 +149,7 @@ def emit_bundle(
         final = replace_acc(e.concrete(nest.final or Acc(), e.moved({})), Load(acc, (sym(e.j),)))
         closed += e.put(e.fetch(final, {}, closed), {})[0]
     order = [a for a in leader.order if a != axis]
-    return leader.threads(order, [*opened, Loop(r, 0, extent, "serial", tuple(walked)), *closed])
+    return leader.threads(order, [*opened, Loop(r, lo, hi, "serial", tuple(walked)), *closed])
 
 
 __all__ = ["bundles", "emit_bundle"]

@@ -17,6 +17,7 @@ from nnaccel_core.ir import Dim, Value, ceil_div, dim_min, free_symbols, substit
 from nnaccel_core.ir.dims import linear
 from nnaccel_core.loopir.divisors import divisor
 from nnaccel_core.loopir.grammar import (
+    COMPARE,
     Acc,
     Accumulate,
     Alloc,
@@ -98,7 +99,13 @@ def conditional_loads(s: Scalar | None) -> list[Select | Binary]:
 
 
 def _by_position(s: Scalar) -> bool:
-    return any(isinstance(x, Index) for x in subexpressions(s))
+    """Whether ``s`` compares positions with each other; a value from memory may equal any position."""
+    for x in subexpressions(s):
+        if isinstance(x, Binary) and x.op in COMPARE:
+            inside = list(subexpressions(x))
+            if any(isinstance(y, Index) for y in inside) and not any(isinstance(y, Load) for y in inside):
+                return True
+    return False
 
 
 def flat(names: Names, axes: Sequence[tuple[str, Dim, Dim, int]], body: Sequence[Stmt]) -> list[Stmt]:
@@ -191,6 +198,8 @@ class StencilEmitter(NestEmitter):
         pointwise = self.nest.combine is None
         if self.most == 1 or u is None or (self.nest.where if pointwise else not self._shares(u) or self._strides(u)):
             return single
+        if any(u in free_symbols(b.index) and free_symbols(b.index) & set(self.serial) for b in self.nest.where):
+            return single  # outputs of a block share their loops, so no loop's limit may depend on the blocked axis
         width = self.hi[u] - self.lo[u]
         blocks = self.threads(order, self._points_at(u, self.most), u)
         return [If(Binary("ge", Index(width), Index(self.most)), tuple(blocks), tuple(single))]
@@ -324,7 +333,7 @@ class StencilEmitter(NestEmitter):
         left = [b for b in nest.where if not any(b in found for found in limits.values())]
         body = self._terms_of(points, accs, combine, left)
         for r in reversed(self.serial):
-            lo, hi = self._limits(r, limits[r], {})
+            lo, hi = self.limits(r, limits[r], {})
             body = [Loop(r, lo, hi, "serial", tuple(body))]
         out += body
         for env, a in zip(points, accs, strict=True):

@@ -30,7 +30,7 @@ _cache: dict[tuple[object, ...], _Ref] = {}
 
 def _drop(ref: _Ref) -> None:
     if _cache.get(ref.key) is ref:
-        del _cache[ref.key]
+        _cache.pop(ref.key, None)
 
 
 class Expr:

@@ -1,0 +1,65 @@
+"""Sums over the outermost axis, of a batch, in two steps, so that a thread block has work for all its threads.
+
+Such a sum has few results and many terms far apart: a thread for each result would walk the batch alone and wait for memory at
+every term. Instead `LANES` threads take every so manieth term each, and their parts are added up in shared memory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+from nnaccel_core.dfp.emit import WINDOW
+from nnaccel_core.dfp.nests import loads_of, transform
+from nnaccel_core.dfp.storage import Staged
+from nnaccel_core.ir import Dim, TensorType, Value, ceil_div, substitute, sym
+from nnaccel_core.loopir.grammar import Bound, Load, Nest
+from nnaccel_core.loopir.nests import acc_dtype
+
+#: Threads that share the terms of one result.
+LANES = 16
+
+
+def _is_batch_sum(nest: Nest) -> bool:
+    """Whether ``nest`` reduces the outermost axis of all that it reads by the reduced axis, and nothing else."""
+    if nest.combine is None or nest.where or len(nest.reduce) != 1:
+        return False
+    ((name, extent),) = nest.reduce
+    if isinstance(extent, int) and extent <= WINDOW * LANES:
+        return False
+    by_axis = [ld for ld in loads_of(nest.body) if any(d == sym(name) for d in ld.index)]
+    return bool(by_axis) and all(_outermost(ld) == sym(name) for ld in by_axis)
+
+
+def _outermost(load: Load) -> Dim:
+    """The index of ``load`` along the axis that is outermost in memory."""
+    assert isinstance(load.buffer, Value)
+    return load.index[load.buffer.type.layout[0]]
+
+
+def split_sums(staged: Staged) -> Staged:
+    """``staged`` with each sum over a batch as partial sums and the sum of these."""
+    nests: list[Nest] = []
+    kinds = list(staged.kinds)
+    for nest in staged.nests:
+        if not _is_batch_sum(nest):
+            nests.append(nest)
+            continue
+        ((name, extent),) = nest.reduce
+        kind = acc_dtype(nest)
+        part = Value(
+            TensorType((LANES, *nest.out.shape), kind, (0, *(a + 1 for a in nest.out.type.layout))), f"{nest.out.name}_parts"
+        )
+        axes = tuple(f"i{k}" for k in range(len(nest.axes) + 1))
+        term = LANES * sym(name) + sym(axes[0])
+        moved = {old: sym(new) for old, new in zip(nest.axes, axes[1:], strict=True)}
+        body = transform(nest.body, partial(substitute, env={**moved, name: term}))
+        bound = Bound(term, extent)
+        nests.append(Nest(part, axes, body, ((name, ceil_div(extent, LANES)),), nest.combine, where=(bound,), acc_dtype=kind))
+        point = (sym(name), *(sym(a) for a in nest.axes))
+        nests.append(replace(nest, body=Load(part, point), reduce=((name, LANES),), acc_dtype=kind))
+        kinds.append((part.name, "tile"))
+    return replace(staged, nests=tuple(nests), kinds=tuple(kinds))
+
+
+__all__ = ["LANES", "split_sums"]

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.graphs import CONV, Builder, conv_bn_relu_net, random_values
-from nnaccel_core.autodiff import Derivative, derive, gradient_graph, gradients
+from nnaccel_core.autodiff import Derivative, derive, gradient_graph, gradients, split
 from nnaccel_core.errors import UnsupportedError
 from nnaccel_core.interp import run_graph
-from nnaccel_core.ir import Graph, Node, Value, sym
+from nnaccel_core.ir import Graph, Node, Value, evaluate, sym
 from nnaccel_core.ir.verify import verify
 from nnaccel_core.ops.registry import infer
 
@@ -48,7 +48,7 @@ def run(d: Derivative, outputs: int, inputs: Sequence[Any], params: dict[str, An
     return run_graph(d.backward, fed, params)
 
 
-def check(graph: Graph, env: dict[str, int] | None = None, remat: str = "auto", seed: int = 0) -> Derivative:
+def check(graph: Graph, env: dict[str, int] | None = None, remat: str | float = "auto", seed: int = 0) -> Derivative:
     """The gradients of a random weighing of all results, against central differences along random directions."""
     graph = in_float64(graph)
     inputs, params = random_values(graph, seed, env)
@@ -76,8 +76,8 @@ def check(graph: Graph, env: dict[str, int] | None = None, remat: str = "auto", 
     return d
 
 
-@pytest.mark.parametrize("remat", ["auto", "memory"])
-def test_a_network_with_residuals_pooling_and_a_classifier(remat: str) -> None:
+@pytest.mark.parametrize("remat", ["auto", "memory", 0.5, 0.0])
+def test_a_network_with_residuals_pooling_and_a_classifier(remat: str | float) -> None:
     check(conv_bn_relu_net(), remat=remat)
     check(conv_bn_relu_net(sym("N")), {"N": 3}, remat)
 
@@ -93,7 +93,34 @@ def normalized(batch: Any = 4) -> Graph:
     return b.done(b("relu", b("add", b("conv", a, w2, **CONV), x)))
 
 
+def held(d: Derivative) -> int:
+    """Bytes that a batch of one keeps beside its results."""
+    kept = {s.index for s in d.sources if s.place == "output"}
+    return sum(int(evaluate(d.forward.outputs[k].type.nbytes, {"N": 1})) for k in kept)
+
+
+@pytest.mark.parametrize("batch", [4, sym("N")])
+def test_a_budget_bounds_what_is_kept_and_computes_parts_again(batch: Any) -> None:
+    b = Builder()
+    x = b.input(batch, 4, 6, 6)
+    y = x
+    for _ in range(12):
+        y = b("add", b("tanh", b("conv", y, b.param(4, 4, 3, 3), **CONV)), y)
+    g = b.done(b("reduce_sum", y, axes=(1, 2, 3), keepdims=False))
+    env = {"N": 2} if batch != 4 else None
+    auto = check(g, env)
+    again = []
+    for budget in (0.9, 0.6, 0.4):
+        d = check(g, env, budget)
+        assert held(d) <= budget * held(auto)
+        again.append(sum(n.op == "conv" for n in d.backward.nodes))
+    assert 0 < again[0] < again[1] <= again[2] <= 12, "the less is kept, the more is computed again, each layer once"
+    assert held(check(g, env, 1.0)) == held(auto)
+    assert held(check(g, env, 0.0)) < 0.4 * held(auto)
+
+
 def test_normalization_by_the_batch() -> None:
+    check(normalized(), remat=0.3)
     check(normalized())
     check(normalized(sym("N")), {"N": 5})
 
@@ -212,3 +239,41 @@ def test_random_graphs(steps: list[tuple[str, int, int]], seed: int) -> None:
     outputs = tuple(dict.fromkeys((values[-1], values[-2])))
     for remat in ("auto", "memory"):
         check(b.done(*outputs), remat=remat, seed=seed)
+
+
+def test_a_backward_graph_in_parts_gives_the_same_gradients_and_frees_on_the_way() -> None:
+    b = Builder()
+    x = b.input(sym("N"), 4, 6, 6)
+    y = x
+    for _ in range(8):
+        y = b("relu", b("add", b("conv", y, b.param(4, 4, 3, 3), **CONV), y))
+    g = in_float64(b.done(y))
+    inputs, params = random_values(g, 0, {"N": 3})
+    d = derive(g, [*g.inputs, *g.params])
+    results = run_graph(d.forward, inputs, params)
+    given = {"input": inputs, "output": results, "grad": results}
+    fed = [given[s.place][s.index] for s in d.sources]
+    want = run_graph(d.backward, fed, params)
+    parts = split(d.backward, 4)
+    assert len(parts) == 4
+    values = dict(zip(d.backward.inputs, fed, strict=True))
+    left = []
+    for part in parts:
+        verify(part.graph, infer, "split")
+        values.update(zip(part.graph.outputs, run_graph(part.graph, [values[v] for v in part.graph.inputs], params), strict=True))
+        for v in part.frees:
+            del values[v]
+        left.append(sum(v in values for v in d.backward.inputs))
+    for a, v in zip(want, d.backward.outputs, strict=True):
+        np.testing.assert_allclose(a, values[v], rtol=1e-10)
+    assert left == sorted(left, reverse=True) and left[0] < len(fed) and left[-1] == 0
+
+
+def test_a_backward_graph_whose_sizes_no_part_would_know_stays_whole() -> None:
+    b = Builder()
+    x, w = b.input(sym("N"), 4, 6, 6), b.param(4, 4, 3, 3)
+    total = b("reduce_sum", b("conv", b("conv", x, w, **CONV), w, **CONV), axes=(0, 1, 2, 3), keepdims=False)
+    d = derive(b.done(total), [w])
+    for part in split(d.backward, 8):
+        told = {str(d) for v in part.graph.inputs for d in v.shape if not isinstance(d, int)}
+        assert part.graph.symbols() <= told

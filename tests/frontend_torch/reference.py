@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,12 @@ from nnaccel_core.ir.types import common_env
 from nnaccel_core.options import Options
 from nnaccel_frontend_torch.bridge import TorchCpuBridge
 from nnaccel_frontend_torch.module import wrap
+
+
+def _numpy(t: torch.Tensor) -> np.ndarray[Any, Any]:
+    """Its numbers; numpy has no bfloat16."""
+    t = t.detach()
+    return (t.float() if t.dtype == torch.bfloat16 else t).numpy()
 
 
 class InterpretedProgram:
@@ -52,7 +59,7 @@ class InterpretedProgram:
         for p in graph.params:
             if p.name not in self.kept:
                 self.kept[p.name] = np.array(self.captured.parameters[p.name]().numpy())
-        outs = run_graph(graph, [t.detach().numpy() for t in tensors], self.kept)
+        outs = run_graph(graph, [_numpy(t) for t in tensors], self.kept)
         results = []
         for value, array in zip(graph.outputs, outs, strict=True):
             type_ = value.type.concrete(env)
@@ -87,7 +94,7 @@ class InterpretedTraining:
 
     def _run(self, graph: Graph, tensors: Sequence[torch.Tensor], tracked: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         params = {**self._others, **{name: t.numpy() for name, t in zip(self.parameters, tracked, strict=True)}}
-        return [torch.from_numpy(np.array(a)) for a in run_graph(graph, [t.detach().numpy() for t in tensors], params)]
+        return [torch.from_numpy(np.array(a)) for a in run_graph(graph, [_numpy(t) for t in tensors], params)]
 
     def forward(self, inputs: Any, tracked: Any) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         results = self._run(self._derivative.forward, inputs, tracked)
@@ -104,7 +111,7 @@ class InterpretedSession:
     """Stands where `nnaccel_core.driver.session.Session` stands."""
 
     def __init__(self, backend: Any = None, bridge: TorchCpuBridge | None = None, options: Options | None = None) -> None:
-        self.backend = backend
+        self.backend = backend or SimpleNamespace(name="references", widened=frozenset({"float16", "bfloat16"}))
         self.bridge = bridge or TorchCpuBridge()
         self.options = options or Options()
         self.device = "cpu"

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import copy
+import weakref
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+import torch.utils.checkpoint
 from torch import nn
 from torch.nn import functional as F
 
 import nnaccel
+from nnaccel_core.driver import training
 
 
 class Residual(nn.Module):
@@ -348,8 +351,9 @@ def test_checkpointed_parts_and_mixed_modes() -> None:
     compiled(ours, 1)
 
 
-def test_memory_mode_gives_the_same_gradients() -> None:
-    theirs, ours = pair(network(), remat="memory")
+@pytest.mark.parametrize("remat", ["memory", 0.4])
+def test_less_memory_gives_the_same_gradients(remat: str | float) -> None:
+    theirs, ours = pair(network(), remat=remat)
     x, t = data()
     backward(theirs, x, t)
     backward(ours, x, t)
@@ -532,3 +536,53 @@ def test_verify_names_the_parameter_whose_gradient_is_wrong(monkeypatch: pytest.
     _, ours = pair(network(), verify=True)
     with pytest.raises(MismatchError, match=r"the gradient of 3\.conv1\.weight is not torch's"):
         backward(ours, *data())
+
+
+def test_what_is_kept_is_freed_while_gradients_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Part by part, unless the graph is retained; the gradients are the same."""
+    monkeypatch.setattr(training, "PART_BYTES", 1 << 12)
+    theirs, ours = pair(network(), remat="memory")
+    x, t = data()
+    alive: list[int] = []
+    run = training.TrainedSegment._run
+
+    def counted(self: Any, segment: Any, tensors: Any, tracked: Any) -> Any:
+        results = run(self, segment, tensors, tracked)
+        if segment is self.segments()[0]:
+            kept.extend(weakref.ref(r) for r in results[self.outputs :])
+        else:
+            alive.append(sum(r() is not None for r in kept))
+        return results
+
+    monkeypatch.setattr(training.TrainedSegment, "_run", counted)
+    for retain in (True, False):
+        kept: list[Any] = []
+        alive.clear()
+        for net in (theirs, ours):
+            net.zero_grad()
+            F.cross_entropy(net(x), t).backward(retain_graph=retain)
+        same_state(ours, theirs)
+        assert len(alive) > 2, "several parts"
+        assert retain == (alive[0] == alive[-1]), alive
+
+
+def test_hooks_on_saved_tensors_see_what_is_kept() -> None:
+    theirs, ours = pair(network())
+    x, t = data()
+    packed: list[torch.Size] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda v: packed.append(v.shape) or v, lambda v: v):
+        loss = F.cross_entropy(ours(x), t)
+    assert sum(len(s) == 4 and s[0] == len(x) for s in packed) > 3
+    loss.backward()
+    backward(theirs, x, t)
+    same_state(ours, theirs)
+
+
+def test_checkpoints_around_an_optimized_network() -> None:
+    theirs, ours = pair(network())
+    x, t = data()
+    for net in (theirs, ours):
+        a = x.clone().requires_grad_()
+        F.cross_entropy(torch.utils.checkpoint.checkpoint(net, a, use_reentrant=False), t).backward()
+    for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad, rtol=1e-3, atol=1e-5)

@@ -228,6 +228,9 @@ class Backend(abc.ABC):
     #: Parameters change with every step of training. True: what derives from them is computed by the plan itself, on the device,
     #: and weights of dense convolutions are brought to channels-last there. False: the host derives and packs before each run.
     derives_live: ClassVar[bool] = False
+    #: Of ``"float16"`` and ``"bfloat16"``: types that it has no fast products of. Where a framework would lower the precision of
+    #: a float32 network to these to gain time (autocast), such products are computed in float32 instead.
+    widened: ClassVar[frozenset[str]] = frozenset()
 
     @classmethod
     @abc.abstractmethod

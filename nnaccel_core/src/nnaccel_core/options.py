@@ -22,9 +22,12 @@ class Options:
             that many; True leaves it to the device, False runs batches whole.
         libraries: False forbids vendor libraries, so that every op runs on generated kernels.
         remat: what training computes again instead of keeping it between forward and backward: ``"auto"`` what costs no extra
-            pass over memory, ``"memory"`` also results of element-wise layers, for less memory and more time.
+            pass over memory, ``"memory"`` also results of element-wise layers, for less memory and more time; a number in 0..1
+            whole parts of the network, until that part of the bytes that ``"auto"`` keeps suffices, or as few as can be. All but
+            ``"auto"`` run the backward pass in parts too, and free between these what was kept.
         tf32: operators (``"conv"``, ``"matmul"``) that may round float32 operands to TF32; set from `Bridge.precision`.
         live: parameters change at every call (set for training), so that packing them counts.
+        train: give a network that can be trained, where the framework has no training of its own (ONNX files).
     """
 
     dfp: bool = True
@@ -33,14 +36,15 @@ class Options:
     verify: bool = False
     libraries: bool = True
     slicing: bool | int = True
-    remat: str = "auto"
+    remat: str | float = "auto"
     tf32: tuple[str, ...] = ()
     live: bool = False
+    train: bool = False
 
     def __post_init__(self) -> None:
         if self.numerics not in ("fast", "strict"):
             raise ValueError(f"numerics must be 'fast' or 'strict', not {self.numerics!r}")
-        if self.remat not in ("auto", "memory"):
-            raise ValueError(f"remat must be 'auto' or 'memory', not {self.remat!r}")
+        if self.remat not in ("auto", "memory") if isinstance(self.remat, str) else not 0 <= self.remat <= 1:
+            raise ValueError(f"remat must be 'auto', 'memory' or a number from 0 to 1, not {self.remat!r}")
         if self.slicing < 0:
             raise ValueError(f"slicing must be True, False or a number of samples, not {self.slicing!r}")

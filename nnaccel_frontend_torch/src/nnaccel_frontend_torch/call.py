@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_flatten
 
 from nnaccel_core.driver.quiet import no_collections
 from nnaccel_core.errors import UnsupportedError
+from nnaccel_frontend_torch.autocast import left_to_torch, lower_dtype
 from nnaccel_frontend_torch.capture import BATCH, Call, Record, trace
 from nnaccel_frontend_torch.dtypes import TO_IR, dense_layout
 from nnaccel_frontend_torch.guards import STATE_CHANGED, Guard
@@ -146,7 +147,8 @@ class State:
         if type(x) is not torch.Tensor or x.requires_grad or not x.is_contiguous() or x.device != self.home or x.is_neg():
             return self._general(args, kwargs)
         # The common call: one plain row-major tensor of a shape that was seen before.
-        entry = self._shortcuts.get((x.dtype, x.shape, _default_dtype(), self._precision()))
+        lower = lower_dtype(self.home.type) if _autocast() else None
+        entry = self._shortcuts.get((x.dtype, x.shape, _default_dtype(), self._precision(), lower))
         if entry is None or _grad_enabled() or self.dirty or self._check():
             return self._general(args, kwargs)
         self.compiled_calls += 1
@@ -158,8 +160,6 @@ class State:
         """Why nothing compiled may run now, whatever the arguments."""
         if self.refused is not None:
             return self.refused
-        if _autocast():
-            return "autocast is on"
         if _get_tracing_state() is not None:
             return "torch.jit is tracing"
         if _function_stack() and not _only_default_device():
@@ -190,6 +190,10 @@ class State:
                 return self._own(f"an argument has dtype {t.dtype}", args, kwargs)
             if not t.numel():
                 return self._own("an argument has no elements", args, kwargs)
+        if _autocast():
+            reason = left_to_torch(self.session.backend, self.home.type)
+            if reason is not None:
+                return self._own(reason, args, kwargs)
         grad = _grad_enabled() and self._needs_grad(call.tensors)
         if grad and self._untrainable:
             return self._own(self._untrainable, args, kwargs)
@@ -228,7 +232,8 @@ class State:
         if plain and layouts[0] == tuple(range(args[0].dim())):
             if len(self._shortcuts) >= _MAX_SHORTCUTS:
                 self._shortcuts = {}
-            self._shortcuts[(args[0].dtype, args[0].shape, _default_dtype(), self._precision())] = entry
+            key = (args[0].dtype, args[0].shape, _default_dtype(), self._precision(), lower_dtype(self.home.type))
+            self._shortcuts[key] = entry
         self.compiled_calls += 1
         return self._finish(entry, tensors, call.tensors)
 
@@ -362,7 +367,10 @@ class State:
             )
             for t, layout in zip(tensors, layouts, strict=True)
         )
-        fixed = (call.spec, tuple((type(x), x) for x in call.leaves), parts, torch.get_default_dtype(), self._precision())
+        fixed = (
+            call.spec, tuple((type(x), x) for x in call.leaves), parts, torch.get_default_dtype(), self._precision(),
+            lower_dtype(self.home.type),
+        )  # fmt: skip
         any_size = (fixed, first == 1 and any(t.dim() and t.shape[0] != 1 for t in tensors))
         this_size = (fixed, tuple(t.shape for t in tensors))
         found = self._entries.get(any_size)
@@ -390,7 +398,8 @@ class State:
         assert guard is not None
         dense = Call(call.leaves, call.spec, list(tensors), call.positions)
         with at(self.home):
-            captured = trace(self.user, self.user.forward, dense, layouts, lambda: not guard.state_changed(), dynamic)
+            widened = self.session.backend.widened
+            captured = trace(self.user, self.user.forward, dense, layouts, lambda: not guard.state_changed(), dynamic, widened)
         self.captures += 1
         compiled = self._compile(captured, grad)
         if captured.extra_inputs:
@@ -401,8 +410,12 @@ class State:
     def _compile(self, captured: Record, grad: bool) -> Compiled | None:
         if not captured.captured.program.outputs:
             return None
-        signature = dataclasses.replace(captured.signature, training=self._training, grad=grad)
-        return self.session.compiled(next(_numbers), signature, lambda: captured.captured)
+        extra = (lower_dtype(self.home.type),)
+        signature = dataclasses.replace(captured.signature, training=self._training, grad=grad, extra=extra)
+        compiled = self.session.compiled(next(_numbers), signature, lambda: captured.captured)
+        if captured.lowers:
+            compiled.to_verify = 0  # torch's own result is no judge: it rounds more often
+        return compiled
 
     def _to_dynamo(self, reason: str) -> None:
         from nnaccel_frontend_torch.dynamo import compiled_by_dynamo

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch.utils._pytree import TreeSpec, tree_unflatten
 from nnaccel_core.api import Captured, Signature
 from nnaccel_core.ir import Dim, TensorType, evaluate, sym
 from nnaccel_core.ops.registry import collect_guards
+from nnaccel_frontend_torch.dtypes import TO_IR
 from nnaccel_frontend_torch.importer import Importer, NeedMutable, Noise, Param
 from nnaccel_frontend_torch.outputs import Outputs
 from nnaccel_frontend_torch.refusal import NeedStatic, Refusal
@@ -50,6 +51,7 @@ class Record:
         own_backward: why gradients are torch's to take; "" where they are ours.
         batch: position of the tensor whose axis 0 gives the symbol, or None when all sizes are fixed.
         guards: dims that must be equal at a call.
+        lowers: autocast was on in some of it.
     """
 
     captured: Captured
@@ -60,6 +62,7 @@ class Record:
     guards: Sequence[tuple[Dim, Dim]]
     noise: Sequence[Noise] = ()
     own_backward: str = ""
+    lowers: bool = False
 
     def fits(self, sizes: int) -> bool:
         """Whether the guards hold for a batch of ``sizes``."""
@@ -100,8 +103,6 @@ def batch_position(tensors: Sequence[torch.Tensor]) -> int | None:
 
 def input_types(tensors: Sequence[torch.Tensor], layouts: Sequence[tuple[int, ...]], batch: int | None) -> list[TensorType]:
     """Types of the tensor arguments, with the batch symbol in every axis 0 that has its extent."""
-    from nnaccel_frontend_torch.dtypes import TO_IR
-
     extent = tensors[batch].shape[0] if batch is not None else None
     out = []
     for t, layout in zip(tensors, layouts, strict=True):
@@ -114,7 +115,7 @@ def input_types(tensors: Sequence[torch.Tensor], layouts: Sequence[tuple[int, ..
 
 def trace(
     root: nn.Module, forward: Callable[..., Any], call: Call, layouts: Sequence[tuple[int, ...]], unchanged: Callable[[], bool],
-    dynamic: bool = True,
+    dynamic: bool = True, widened: Collection[str] = (),
 ) -> Record:  # fmt: skip
     """Capture by tracing: first with a symbolic batch, then with fixed sizes where the network needs them.
 
@@ -123,6 +124,7 @@ def trace(
         call: the arguments; ``layouts``: physical layouts of its tensors.
         unchanged: whether the modules' attributes are what they were before.
         dynamic: False fixes all sizes at once.
+        widened: narrow float types that are computed in float32 under autocast.
 
     Raises:
         Refusal: the trace is not accepted; carries the reason.
@@ -134,7 +136,7 @@ def trace(
     notes: list[str] = []
     while True:
         try:
-            return _attempt(root, forward, call, layouts, unchanged, params, names, batch, mutable, notes)
+            return _attempt(root, forward, call, layouts, unchanged, params, names, batch, mutable, notes, widened)
         except NeedStatic as e:
             if batch is None:
                 raise Refusal(str(e)) from e
@@ -159,8 +161,10 @@ def written_with(root: nn.Module, name: str) -> list[str]:
 def _attempt(
     root: nn.Module, forward: Callable[..., Any], call: Call, layouts: Sequence[tuple[int, ...]], unchanged: Callable[[], bool],
     params: Mapping[int, Param], names: Mapping[int, str], batch: int | None, mutable: Sequence[str], notes: Sequence[str],
+    widened: Collection[str],
 ) -> Record:  # fmt: skip
     b = Importer(params, mutable)
+    b.widened = widened
     types = input_types(call.tensors, layouts, batch)
     with collect_guards() as guards:
         refs = [b.add_input(t, f"x{k}") for k, t in enumerate(types)]
@@ -190,11 +194,15 @@ def finish(
     own = {name: get for name, (_, get, _) in b.param_values.items() if name in used}
     parameters = {name: _live(get) for name, get in own.items()}
     tracked = {name: get for name, get in own.items() if get().dtype.is_floating_point}
+    if b.autocast is not None:
+        how += f"; autocast to {TO_IR[b.autocast]}"
+        if TO_IR[b.autocast] in b.widened:
+            how += ", computed in float32: there are no fast products of it here"
     if b.foreign_reasons:
         how += f"; torch runs {len(b.foreign_reasons)} calls: " + "; ".join(dict.fromkeys(b.foreign_reasons))
     record = Record(
         Captured(program, parameters, how, tracked, frozenset(v.name for v in outputs.written)), Signature(tuple(types)), outputs,
-        tuple(b.extra_inputs), batch, kept, tuple(b.noise), b.own_backward,
+        tuple(b.extra_inputs), batch, kept, tuple(b.noise), b.own_backward, b.autocast is not None,
     )  # fmt: skip
     if kept and (batch is None or not record.fits(tensors[batch].shape[0])):
         raise NeedStatic(f"sizes that must be equal: {', '.join(f'{x} == {y}' for x, y in kept)}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,7 +29,9 @@ from nnaccel_core.ir import (
 )  # fmt: skip
 from nnaccel_core.ir.program import Foreign, Part, Program, Segment
 from nnaccel_core.ops.registry import infer
+from nnaccel_core.passes.widen import widen
 from nnaccel_frontend_torch.alias import Ref, Step, Storage
+from nnaccel_frontend_torch.autocast import held, lower_dtype
 from nnaccel_frontend_torch.dtypes import TO_IR, TO_TORCH, dense_layout, is_channels_last, torch_strides
 from nnaccel_frontend_torch.place import here, is_here
 from nnaccel_frontend_torch.refusal import NeedStatic, Refusal, Unmapped
@@ -92,6 +94,13 @@ class Importer:
         self.foreign_reasons: list[str] = []
         self._names: set[str] = set()
         self._scalars: dict[tuple[str, float], Value] = {}
+        #: narrow float types that are computed in float32, because the device has no fast products of them
+        self.widened: Collection[str] = ()
+        #: what autocast lowered to around the network, and whatever it did inside
+        self.lower = lower_dtype(here().type)
+        self.autocast = self.lower
+        #: results that torch rounds to a narrow type on the way, not because the network says so
+        self.rounded_on_the_way: set[Value] = set()
 
     # --- values -------------------------------------------------------------------------------------------------
 
@@ -213,6 +222,13 @@ class Importer:
         """``value`` as ``dtype``."""
         return value if value.dtype == dtype else self.emit("cast", [value], dtype=dtype)
 
+    def rounded(self, value: Value, dtype: str) -> Value:
+        """``value`` as ``dtype``, as torch's kernels and autocast round: more precision would do no harm."""
+        out = self.cast(value, dtype)
+        if out is not value and out.type.itemsize < value.type.itemsize:
+            self.rounded_on_the_way.add(out)
+        return out
+
     def read(self, x: Any) -> Value:
         """The current value of a tensor argument.
 
@@ -256,6 +272,9 @@ class Importer:
         types = [v.type for v in values]
         if any(not t.is_static for t in types):
             raise NeedStatic(reason)
+
+        if lower_dtype(here().type) != self.lower:
+            func = held(func, here().type)
 
         def call(*tensors: Any) -> tuple[Any, ...]:
             new_args, new_kwargs = tree_unflatten([g(tensors) for g in getters], spec)
@@ -364,6 +383,8 @@ class Importer:
         ]
         names = tuple(v.name for v in inputs)
         graph = Graph(tuple(inputs), tuple(own), tuple(new_nodes), tuple(final[v] for v in outputs), guards=guards)
+        if self.autocast is not None and self.widened:
+            graph = widen(graph, self.widened, {final.get(v, v) for v in self.rounded_on_the_way})
         return Segment(graph, names, tuple(v.name for v in outputs))
 
     def _size_sources(self, nodes: Sequence[Node], inputs: Mapping[Value, None]) -> list[Value]:

@@ -73,6 +73,7 @@ class Tracer:
         self.root, self.importer, self.names, self.extent = root, importer, names, extent
         self.refusals: list[Refusal] = []
         self.modes = _modes()
+        self.autocast = _autocast_state()
 
     def note(self, refusal: Refusal) -> None:
         """Remember why this trace can't be accepted, and go on."""
@@ -122,7 +123,7 @@ class Tracer:
     def call(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """One torch function, method or operator on stand-ins."""
         if _modes() != self.modes:
-            self.note(Refusal("gradient, inference or autocast modes change inside the network"))
+            self.note(Refusal("gradient or inference modes change inside the network"))
         try:
             with paused():
                 out = mapping.call(
@@ -256,7 +257,7 @@ class Tracer:
             raise Refusal("random numbers were drawn (Python's, numpy's or torch's generator moved)")
         if mutated:
             raise Refusal("the network changes its own attributes while it runs")
-        if _modes() != self.modes:
+        if _modes() != self.modes or _autocast_state() != self.autocast:
             raise Refusal("the network leaves gradient or autocast modes changed")
         return self._unwrap_output(out)
 
@@ -279,10 +280,12 @@ def _modes() -> tuple[Any, ...]:
     return (
         torch.is_grad_enabled(),
         torch.is_inference_mode_enabled(),
-        torch.is_autocast_enabled("cpu"),
-        torch.get_autocast_dtype("cpu"),
         torch.get_default_dtype(),
     )
+
+
+def _autocast_state() -> tuple[Any, ...]:
+    return tuple((torch.is_autocast_enabled(d), torch.get_autocast_dtype(d)) for d in ("cpu", "cuda"))
 
 
 def _random_state() -> tuple[Any, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,8 +10,12 @@ import torch
 from nnaccel_frontend_torch.dtypes import dense_layout
 
 if TYPE_CHECKING:
+    from nnaccel_core.autodiff import Kept
     from nnaccel_core.driver.training import TrainedSegment
     from nnaccel_core.ir.types import Layout
+
+_keeps_graph = torch._C._autograd._get_current_graph_task_keep_graph
+_saved_tensors_hooks = torch._C._autograd._top_saved_tensors_default_hooks
 
 
 def on_tape(segment: TrainedSegment, inputs: Sequence[torch.Tensor], tracked: Sequence[torch.Tensor]) -> list[torch.Tensor]:
@@ -29,7 +33,13 @@ class _Segment(torch.autograd.Function):
         ctx.of_results = [(t.shape, t.dtype, t.device) for t in results]
         n = segment.outputs
         given = {"input": tensors, "output": [*results[:n], *kept]}
-        saved = [given[s.place][s.index] for s in segment.sources if s.place != "grad"]
+        # What nobody else can see is ours to free while gradients are taken; but hooks on saved tensors (offloading, checkpoints)
+        # are to see it.
+        own = _saved_tensors_hooks(True) is None
+        ctx.own = [own and s.place == "output" and s.index >= n for s in segment.sources]
+        ctx.kept = [kept[s.index - n] for s, mine in zip(segment.sources, ctx.own, strict=True) if mine]
+        others = [s for s, mine in zip(segment.sources, ctx.own, strict=True) if s.place != "grad" and not mine]
+        saved = [given[s.place][s.index] for s in others]
         # Parameters are read where they are when gradients are taken; saving them has torch notice writes in between.
         ctx.save_for_backward(*saved, *tensors[count:])
         ctx.set_materialize_grads(False)
@@ -41,16 +51,37 @@ class _Segment(torch.autograd.Function):
     def backward(ctx: Any, *grads: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
         segment = ctx.segment
         seeds = {k: _seed(grads[k], *ctx.of_results[k]) for k in segment.seeded}
-        saved = ctx.saved_tensors
+        saved, kept = ctx.saved_tensors, ctx.kept
+        if kept is None:
+            raise RuntimeError(
+                "Trying to backward through the graph a second time: what was kept for it is freed. "
+                "Specify retain_graph=True in the first backward if there is to be another."
+            )
         found = _differentiable(ctx, list(seeds.values())) if torch.is_grad_enabled() else None
         if found is None:
-            rest = iter(saved)
-            given = [seeds[s.index] if s.place == "grad" else next(rest) for s in segment.sources]
-            laid = [_laid(t, layout) for t, layout in zip(given, segment.layouts(), strict=True)]
-            found = segment.backward(laid, _off_tape(list(rest)))
+            kept = list(kept)
+            if not _keeps_graph():
+                ctx.kept = ctx.tensors = None
+            count = len(segment.parameters)
+            rest = iter(saved[: len(saved) - count])
+            parameters = _off_tape(saved[len(saved) - count :])
+            layouts = segment.layouts()
+            given = _given(segment.sources, ctx.own, seeds, kept, rest, layouts)
+            del kept, seeds
+            found = segment.backward(given, parameters)
         given_of = {k for k, g in enumerate(grads) if g is not None}
         there = [not given_of.isdisjoint(of) for of in segment.depends]
         return (None, None, *(found[k] if k is not None and there[k] else None for k in segment.gradient_of))
+
+
+def _given(
+    sources: Sequence[Kept], own: Sequence[bool], seeds: dict[int, torch.Tensor], kept: list[torch.Tensor],
+    saved: Iterator[torch.Tensor], layouts: Sequence[Layout | None],
+) -> Iterator[torch.Tensor]:  # fmt: skip
+    """What the backward pass reads, in its order. Holds nothing that was handed on: ``kept`` is emptied."""
+    kept.reverse()
+    for s, mine, layout in zip(sources, own, layouts, strict=True):
+        yield _laid(seeds[s.index] if s.place == "grad" else kept.pop() if mine else next(saved), layout)
 
 
 def _differentiable(ctx: Any, seeds: Sequence[torch.Tensor]) -> list[torch.Tensor] | None:

@@ -3,7 +3,7 @@
 Layers' inputs are in memory anyway once the forward pass has run, so keeping them costs no time; values that a depth-first
 kernel never writes would have to be written to be kept, and are computed again where that takes element-wise work only (Chen et
 al. 2016, "Training deep nets with sublinear memory cost", for the principle). ``remat="memory"`` also computes again what was in
-memory.
+memory. A number asks for whole parts of the network to be computed again, until that part of the bytes suffices (`checkpoints`).
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from nnaccel_core.autodiff.checkpoints import choose, repeatable, small
+from nnaccel_core.autodiff.parts import relaid
 from nnaccel_core.autodiff.reverse import Joint, gradients
 from nnaccel_core.ir import Graph, Node, Value, live_nodes
 from nnaccel_core.ir.types import Layout
@@ -60,7 +62,7 @@ def recomputable(node: Node) -> bool:
 
 
 class _Partition:
-    def __init__(self, joint: Joint, remat: str) -> None:
+    def __init__(self, joint: Joint, remat: str | float) -> None:
         self.joint = joint
         graph = joint.forward
         self.given = set(graph.inputs) | set(graph.params)
@@ -94,6 +96,26 @@ class _Partition:
                 self.kept.update(dict.fromkeys(chain[1]))
             else:
                 self.kept[v] = None
+        if not isinstance(self.remat, str):
+            self._within(self.remat, needed)
+
+    def _within(self, budget: float, needed: Iterable[Value]) -> None:
+        """Keep at most ``budget`` times the bytes that would be kept, and compute the rest again."""
+        fixed = self.given | self.outputs
+        found = choose(self.joint.forward.nodes, [v for v in self.kept if v not in fixed], fixed, budget)
+        keep = (self.kept.keys() - found.dropped) | found.added | self.outputs
+        self.kept, self.again = {}, set()
+        stack = list(needed)
+        while stack:
+            v = stack.pop()
+            if v in self.given or v in self.kept or self.producers[v] in self.again:
+                continue
+            node = self.producers[v]
+            if v in keep or small(v) or not repeatable(node):
+                self.kept[v] = None
+            else:
+                self.again.add(node)
+                stack += node.inputs
 
     def _inside(self, v: Value) -> bool:
         """Whether ``v`` may never be written in the forward pass: only element-wise layers and views read it."""
@@ -105,19 +127,19 @@ class _Partition:
             return {}, []
         node = self.producers[v]
         if not recomputable(node):
-            return ({}, [v]) if _small(v) else None
+            return ({}, [v]) if small(v) else None
         if depth == 0:
             return None
         nodes: dict[Node, None] = {}
-        small: list[Value] = []
+        few: list[Value] = []
         for x in node.inputs:
             part = self._chain(x, depth - 1)
             if part is None:
                 return None
             nodes.update(part[0])
-            small += part[1]
+            few += part[1]
         nodes[node] = None
-        return nodes, small
+        return nodes, few
 
 
 def _moves_nothing(nodes: Iterable[Node]) -> bool:
@@ -125,20 +147,15 @@ def _moves_nothing(nodes: Iterable[Node]) -> bool:
     return all(lookup(n.op).limit_of(n) == "view" for n in nodes)
 
 
-def _small(v: Value) -> bool:
-    """Whether ``v`` is a number per channel or the like: it has no axis of the batch's extent and few elements."""
-    size = v.type.size
-    return isinstance(size, int) and size <= 1 << 16 and v.type.rank <= 1
-
-
-def derive(graph: Graph, wrt: Sequence[Value], detached: Collection[int] = (), remat: str = "auto") -> Derivative:
+def derive(graph: Graph, wrt: Sequence[Value], detached: Collection[int] = (), remat: str | float = "auto") -> Derivative:
     """Forward and backward graphs of ``graph`` with respect to ``wrt``.
 
     Args:
         graph: the captured graph; ``wrt``: inputs or parameters of it.
         detached: positions of outputs that nobody takes gradients of.
         remat: ``"auto"`` computes again what costs no extra pass over memory; ``"memory"`` also what element-wise layers give
-            from what is kept: less memory for more time.
+            from what is kept: less memory for more time. A number in 0..1: whole parts of the network are computed again, until
+            what is kept, and computed again at a time, is at most that part of what ``"auto"`` keeps.
 
     Raises:
         UnsupportedError: an operator on the way has no gradient; names its layer.
@@ -236,17 +253,7 @@ def _placed(again: Sequence[Node], nodes: Sequence[Node]) -> list[Node]:
 
 def with_layouts(derivative: Derivative, layouts: Sequence[Layout | None]) -> Graph:
     """The backward graph for inputs that lie in memory as ``layouts`` says of each (None: as they are typed)."""
-    graph = derivative.backward
-    fresh = {
-        v: Value(v.type.with_layout(layout), v.name)
-        for v, layout in zip(graph.inputs, layouts, strict=True)
-        if layout is not None and v.type.layout != layout
-    }
-    def put(values: Sequence[Value]) -> tuple[Value, ...]:
-        return tuple(fresh.get(v, v) for v in values)
-
-    nodes = tuple(replace(n, inputs=put(n.inputs)) for n in graph.nodes)
-    return replace(graph, inputs=put(graph.inputs), nodes=nodes, outputs=put(graph.outputs))
+    return relaid(derivative.backward, layouts)
 
 
 __all__ = ["Derivative", "Kept", "derive", "recomputable", "with_layouts"]

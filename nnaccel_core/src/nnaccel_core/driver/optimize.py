@@ -42,7 +42,8 @@ def optimize(
     libraries: bool = True,
     verify: bool = False,
     slicing: bool | int = True,
-    remat: str = "auto",
+    remat: str | float = "auto",
+    train: bool = False,
 ) -> Any:
     """An object of the same framework that behaves as ``model`` does, only faster.
 
@@ -55,13 +56,18 @@ def optimize(
         numerics: ``"fast"`` or ``"strict"`` (no reordering beyond what the framework itself does).
         libraries: False uses generated kernels only.
         slicing: False runs every batch whole; a number, at most that many samples at a time; by default the device decides.
-        remat: what training computes again instead of keeping it: ``"auto"``, or ``"memory"`` for less memory and more time.
+        remat: what training computes again instead of keeping it: ``"auto"``; ``"memory"`` for less memory and more time; a
+            number in 0..1 for about that part of the memory that ``"auto"`` keeps, by computing parts of the network again.
+        train: True gives an ONNX network that also has ``forward``, ``backward``, live ``parameters()`` and ``save``; PyTorch
+            networks are trained by their own loops whatever this says.
         verify: compare the first calls with the framework's own result; a difference raises `MismatchError`.
 
     Raises:
         PluginError: no frontend accepts ``model``; DeviceError: no backend for ``device``.
     """
-    options = Options(dfp=dfp, numerics=numerics, libraries=libraries, verify=verify, slicing=slicing, remat=remat)
+    options = Options(
+        dfp=dfp, numerics=numerics, libraries=libraries, verify=verify, slicing=slicing, remat=remat, train=train
+    )
     manager.load_ops()
     frontend = manager.frontend_for(model)
     chosen = str(device) if device is not None else type(frontend).default_device(model)

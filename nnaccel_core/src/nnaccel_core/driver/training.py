@@ -2,20 +2,39 @@
 
 from __future__ import annotations
 
+import math
 import threading
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from nnaccel_core.api import Backend, Bridge, Captured
-from nnaccel_core.autodiff import derive, gradient_graph, gradients, with_layouts
+from nnaccel_core.autodiff import derive, gradient_graph, gradients, relaid, split, with_layouts
 from nnaccel_core.driver.segment import CompiledSegment
-from nnaccel_core.ir import Graph
+from nnaccel_core.ir import Graph, Value
+from nnaccel_core.ir.types import Layout
 from nnaccel_core.options import Options
 
 #: ``record(segment, inputs, tracked parameters) -> results``: runs a segment on the framework's tape, by `TrainedSegment.forward`
 #: now and `TrainedSegment.backward` with the same parameters when gradients are asked for.
 Record = Callable[["TrainedSegment", Sequence[Any], Sequence[Any]], list[Any]]
+
+#: A backward pass is cut where that lets it free so many bytes of what was kept, into at most so many parts.
+PART_BYTES = 32 << 20
+MOST_PARTS = 6
+
+
+@dataclass(frozen=True)
+class BackwardPart:
+    """A part of a backward pass.
+
+    ``reads`` and ``makes`` are the values that ``segment`` takes and gives, in order; ``frees`` those that nothing reads later.
+    """
+
+    segment: CompiledSegment
+    reads: tuple[Value, ...]
+    makes: tuple[Value, ...]
+    frees: tuple[Value, ...]
 
 
 class TrainedSegment:
@@ -66,12 +85,15 @@ class TrainedSegment:
         own = [v.type.layout for v in graph.outputs]
         extra = len(forward.outputs) - self.outputs
         self._forward = CompiledSegment(forward, backend, bridge, options, self._getters, [*own, *[None] * extra])
-        self._backward: CompiledSegment | None = None
+        self._whole: Graph | None = None
+        self._asked = 0
+        #: the backward pass as it runs now, once gradients were asked for
+        self.parts: tuple[BackwardPart, ...] = ()
         self._lock = threading.RLock()
 
     def segments(self) -> list[CompiledSegment]:
         """What is compiled so far."""
-        return [self._forward] if self._backward is None else [self._forward, self._backward]
+        return [self._forward, *(p.segment for p in self.parts)]
 
     def _getter(self, name: str) -> Callable[[], Any]:
         return lambda: self._bound[name]
@@ -86,9 +108,19 @@ class TrainedSegment:
         n = len(self._forward.source.outputs)
         return results[: self.outputs] + results[n:], results[self.outputs : n]
 
-    def backward(self, given: Sequence[Any], tracked: Sequence[Any]) -> list[Any]:
-        """Gradients, from tensors in the order of `sources` and the parameters that `forward` was given."""
-        return self._run(self._backward_segment(), given, tracked)
+    def backward(self, given: Iterable[Any], tracked: Sequence[Any]) -> list[Any]:
+        """Gradients, from tensors in the order of `sources` and the parameters that `forward` was given.
+
+        Each of ``given`` is let go of as soon as it was used: what nobody else holds is freed while this still runs.
+        """
+        backward = self._backward()
+        values = dict(zip(backward.inputs, given, strict=True))
+        for part in self._parts_for(values):
+            tensors = [values[v] for v in part.reads]
+            for v in part.frees:
+                del values[v]
+            values.update(zip(part.makes, self._run(part.segment, tensors, tracked), strict=True))
+        return [values[v] for v in backward.outputs]
 
     def _run(self, segment: CompiledSegment, tensors: Sequence[Any], tracked: Sequence[Any]) -> list[Any]:
         # One run at a time: what is derived from the parameters belongs to this run.
@@ -120,16 +152,43 @@ class TrainedSegment:
 
     def layouts(self) -> list[tuple[int, ...] | None]:
         """How each tensor of `sources` must lie in memory; None where that is as it comes from `forward`."""
-        return [v.type.layout for v in self._backward_segment().source.inputs]
+        return [v.type.layout for v in self._backward().inputs]
 
-    def _backward_segment(self) -> CompiledSegment:
+    def _backward(self) -> Graph:
+        """The backward graph, for what is kept as it lies in memory."""
         with self._lock:
-            if self._backward is None:
-                d = self._derivative
+            if self._whole is None:
                 laid = self._forward.main.outputs
-                layouts = [laid[s.index].type.layout if s.place == "output" else None for s in d.sources]
-                wanted = [self._wrt[k].type.layout for k in d.wanted]
-                self._backward = CompiledSegment(
-                    with_layouts(d, layouts), self._backend, self._bridge, self._options, self._getters, wanted
-                )
-            return self._backward
+                sources = self._derivative.sources
+                layouts = [laid[s.index].type.layout if s.place == "output" else None for s in sources]
+                self._whole = with_layouts(self._derivative, layouts)
+            return self._whole
+
+    def _parts_for(self, values: dict[Value, Any]) -> tuple[BackwardPart, ...]:
+        """The parts to run for tensors of these sizes: as many as the largest batch so far was worth.
+
+        One where time comes first, since each cut costs some, and where parameters are derived on the device, since plans are
+        launched as a whole there.
+        """
+        count = 1
+        if self._options.remat != "auto" and not self._backend.derives_live:
+            nbytes = sum(math.prod(t.shape) * v.type.itemsize for v, t in values.items())
+            count = max(1, min(MOST_PARTS, nbytes // PART_BYTES))
+        with self._lock:
+            if not self.parts or count > 2 * self._asked:
+                self.parts, self._asked = self._compiled_parts(self._backward(), count), count
+            return self.parts
+
+    def _compiled_parts(self, graph: Graph, count: int) -> tuple[BackwardPart, ...]:
+        wanted = {v: self._wrt[k].type.layout for v, k in zip(graph.outputs, self._derivative.wanted, strict=True)}
+        lies: dict[Value, Layout] = {}
+        parts = []
+        for part in split(graph, count):
+            own = part.graph
+            outputs = [wanted.get(v) for v in own.outputs]
+            segment = CompiledSegment(
+                relaid(own, [lies.get(v) for v in own.inputs]), self._backend, self._bridge, self._options, self._getters, outputs
+            )
+            lies.update((v, made.type.layout) for v, made in zip(own.outputs, segment.main.outputs, strict=True))
+            parts.append(BackwardPart(segment, own.inputs, own.outputs, part.frees))
+        return tuple(parts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 
 from nnaccel_core.ir import Graph, Node, Rewriter, Value
 from nnaccel_core.ops.registry import rewriter
@@ -13,6 +14,7 @@ _WIDE = "float32"
 class _Widening:
     def __init__(self, graph: Graph, narrow: Collection[str], free: Collection[Value]) -> None:
         self.graph, self.narrow, self.free = graph, narrow, free
+        self.results = set(graph.results())
         self.r: Rewriter = rewriter(graph)
         #: values of narrow types, as they are in float32
         self.wide: dict[Value, Value] = {}
@@ -29,13 +31,15 @@ class _Widening:
                 self._node(node)
             else:
                 self.r.emit(node)
-        for v in dict.fromkeys((*self.graph.outputs, *(u.value for u in self.graph.updates))):
-            if v in self.wide:  # a result, in the type and layout that it was to have
-                self.r.nodes.append(Node("cast", (self.wide[v],), (v,), {"dtype": v.dtype}, self._origin(v)))
+        producers = self.graph.producers()
+        for v in dict.fromkeys(self.graph.results()):
+            if v in self.wide and v in producers:
+                self._result(self.wide[v], v, producers[v].origin)
         return self.r.finish()
 
-    def _origin(self, v: Value) -> str:
-        return next((n.origin for n in reversed(self.graph.nodes) if v in n.outputs), "")
+    def _result(self, source: Value, v: Value, origin: str) -> None:
+        """``source`` in the type and layout that the result ``v`` was to have."""
+        self.r.nodes.append(Node("cast", (source,), (v,), {"dtype": v.dtype}, origin))
 
     def _widened(self, v: Value, origin: str) -> Value:
         """``v`` of a narrow type in float32, others as they are."""
@@ -55,7 +59,10 @@ class _Widening:
             same = source.dtype == _WIDE
             self.wide[y] = source if same else self.r.add("cast", [source], {"dtype": _WIDE}, origin=node.origin)
         elif x.dtype in self.narrow and y.dtype == _WIDE:
-            self.r.alias(y, source)
+            if y in self.results:
+                self._result(source, y, node.origin)
+            else:
+                self.r.alias(y, source)
         else:
             self.r.emit(node, [source])
 
@@ -64,12 +71,11 @@ class _Widening:
         if attrs.get("dtype") in self.narrow:
             attrs["dtype"] = _WIDE
         inputs = [self._widened(v, node.origin) for v in node.inputs]
-        outs = self.r.add_multi(node.op, inputs, attrs, origin=node.origin)
-        for old, new in zip(node.outputs, outs, strict=True):
-            if old.dtype in self.narrow:
-                self.wide[old] = new
-            else:
-                self.r.alias(old, new)
+        outs = tuple(
+            Value(replace(v.type, dtype=_WIDE), self.r.fresh(v.name)) if v.dtype in self.narrow else v for v in node.outputs
+        )
+        self.r.nodes.append(replace(node, inputs=tuple(inputs), outputs=outs, attrs=attrs))
+        self.wide.update((old, new) for old, new in zip(node.outputs, outs, strict=True) if old is not new)
 
 
 def widen(graph: Graph, narrow: Collection[str], free: Collection[Value] = ()) -> Graph:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from typing import Any
 
+from nnaccel_core.ir import evaluate
 from nnaccel_frontend_torch.bench.peers import Call, Job
 
 
@@ -57,10 +58,31 @@ def plan_bytes(fast: Any) -> tuple[int, int]:
         for segment in compiled.segments.values():
             intermediates = max(intermediates, *(sum(_bytes(b, session)) for b in segment._built.values()), 0)
         for trained in compiled._training.values():
-            forward, backward = (max((_bytes(b, session) for b in s._built.values()), default=(0, 0)) for s in trained.segments())
-            # What the forward pass returns and keeps is there until the backward pass has run.
-            intermediates = max(intermediates, sum(forward), forward[1] + sum(backward))
+            intermediates = max(intermediates, _training_bytes(trained, session))
     return intermediates, prepared
+
+
+def _training_bytes(trained: Any, session: Any) -> int:
+    """The peak of a step: what the forward pass returns and keeps, each until the last part that reads it has run; gradients."""
+
+    def largest(segment: Any) -> tuple[Any, int, int]:
+        return max(((b, *_bytes(b, session)) for b in segment._built.values()), key=lambda found: sum(found[1:]))
+
+    forward = trained.segments()[0]
+    if not forward._built:
+        return 0
+    _, work, held = largest(forward)
+    peak = work + held
+    ours = {v for v, s in zip(trained._backward().inputs, trained.sources, strict=True) if s.place == "output"}
+    for part in trained.parts:
+        if not part.segment._built:
+            break
+        built, work, results = largest(part.segment)
+        held += results
+        peak = max(peak, held + work)
+        ours.update(part.makes)
+        held -= sum(int(evaluate(v.type.nbytes, built.env)) for v in part.frees if v in ours)
+    return peak
 
 
 def _bytes(built: Any, session: Any) -> tuple[int, int]:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from nnaccel_frontend_torch.alias import Ref
+from nnaccel_frontend_torch.autocast import casted
 from nnaccel_frontend_torch.importer import Importer
 from nnaccel_frontend_torch.mapping import (
     activations,
@@ -104,7 +105,8 @@ def call(b: Importer, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any])
             return special(b, *args, **kwargs)
         if handler is None:
             raise Unmapped(f"{name} has no mapping")
-        positional, rest = _self_first(args, kwargs)
+        positional, rest = (args, kwargs) if inplace else casted(b, name, func, args, kwargs)
+        positional, rest = _self_first(positional, dict(rest))
         try:
             inspect.signature(handler).bind(b, *positional, **rest)
         except TypeError as e:

@@ -27,6 +27,13 @@ def _or_filled(b: Importer, x: Any, shape: Sequence[Dim], value: float, dtype: s
     return b.constant(np.full([static(d, "normalization") for d in shape], value), dtype)
 
 
+def _with_wide_parameters(b: Importer, input: Any, *parameters: Any) -> Value:
+    """``input`` in float32 where that is what its parameters are in: torch's kernels take such a mix, and compute so."""
+    x = value_of(b, input)
+    wide = {value_of(b, p).dtype for p in parameters if p is not None} == {"float32"}
+    return b.cast(x, "float32") if wide and x.dtype in ("float16", "bfloat16") else x
+
+
 def batch_norm(
     b: Importer,
     input: Any,
@@ -39,7 +46,7 @@ def batch_norm(
     eps: float = 1e-5,
 ) -> Ref:
     """``F.batch_norm``; with the batch's own statistics it is an instance norm over the batch too."""
-    x = value_of(b, input)
+    x, result = _with_wide_parameters(b, input, running_mean, running_var, weight, bias), value_of(b, input).dtype
     if x.type.rank < 2:
         raise Unmapped("batch normalization of one axis")
     channels = (x.shape[1],)
@@ -50,11 +57,11 @@ def batch_norm(
         mean, var = b.emit_many("batch_norm_stats", [x], [statistic, statistic], {})
         if running_mean is not None:
             _track(b, x, mean, var, running_mean, running_var, momentum)
-        return b.temp(b.emit("batch_norm", [x, scale, shift, mean, var], eps=float(eps)))
+        return b.temp(b.rounded(b.emit("batch_norm", [x, scale, shift, mean, var], eps=float(eps)), result))
     mean, var = value_of(b, running_mean), value_of(b, running_var)
     scale, shift = _or_filled(b, weight, channels, 1.0, mean.dtype), _or_filled(b, bias, channels, 0.0, mean.dtype)
     same_dtype("batch normalization", x, scale, shift, mean, var)
-    return b.temp(b.emit("batch_norm", [x, scale, shift, mean, var], eps=float(eps)))
+    return b.temp(b.rounded(b.emit("batch_norm", [x, scale, shift, mean, var], eps=float(eps)), result))
 
 
 def _track(b: Importer, x: Value, mean: Value, var: Value, running_mean: Any, running_var: Any, momentum: float) -> None:
@@ -114,7 +121,7 @@ def layer_norm(
     cudnn_enable: bool = True,
 ) -> Ref:
     """``F.layer_norm``."""
-    x = value_of(b, input)
+    x, result = _with_wide_parameters(b, input, weight, bias), value_of(b, input).dtype
     shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
     operands = [x]
     if weight is not None or bias is not None:
@@ -122,7 +129,7 @@ def layer_norm(
     if bias is not None:
         operands.append(value_of(b, bias))
     same_dtype("layer normalization", *operands)
-    return b.temp(b.emit("layer_norm", operands, axis=x.type.rank - len(shape), eps=float(eps)))
+    return b.temp(b.rounded(b.emit("layer_norm", operands, axis=x.type.rank - len(shape), eps=float(eps)), result))
 
 
 def rms_norm(b: Importer, input: Any, normalized_shape: Any, weight: Any = None, eps: float | None = None) -> Ref:
@@ -139,7 +146,7 @@ def group_norm(
     b: Importer, input: Any, num_groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5, cudnn_enabled: bool = True
 ) -> Ref:
     """``F.group_norm`` (Wu and He, 2018)."""
-    x = value_of(b, input)
+    x, result = _with_wide_parameters(b, input, weight, bias), value_of(b, input).dtype
     if x.type.rank < 2 or not x.type.is_float:
         raise Unmapped(f"group normalization of {x.type}")
     operands = [x]
@@ -148,7 +155,8 @@ def group_norm(
     if bias is not None:
         operands.append(value_of(b, bias))
     same_dtype("group normalization", *operands)
-    return b.temp(b.emit("group_norm", operands, groups=static(num_groups, "group normalization"), eps=float(eps)))
+    out = b.emit("group_norm", operands, groups=static(num_groups, "group normalization"), eps=float(eps))
+    return b.temp(b.rounded(out, result))
 
 
 def instance_norm(

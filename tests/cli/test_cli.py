@@ -222,3 +222,22 @@ def test_packages_add_commands(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
     assert "greet" in capsys.readouterr().out
+
+
+def test_several_packages_offer_a_command(monkeypatch, capsys):
+    """Which one runs is told by the ending of a file, or by an option; else it is the one of no kind."""
+    ran = []
+    names = ("show", "show.abc", "show.xyz", "only.xyz")
+    points = [Command(name, lambda argv, name=name: ran.append(name) or 0) for name in names]
+    points += [Command("two.abc", None), Command("two.xyz", None)]
+    module = importlib.import_module("nnaccel_core.cli.main")
+    monkeypatch.setattr(module, "entry_points", lambda group: points)
+    for argv in (["net"], ["a.abc"], ["-v", "dir/b.xyz"], ["--abc", "c"], ["--xyz=c", "d"], ["xyz"], []):
+        assert main(["show", *argv]) == 0
+    assert ran == ["show", "show.abc", "show.xyz", "show.abc", "show.xyz", "show", "show"]
+    assert main(["only", "net"]) == 0 and ran[-1] == "only.xyz"
+    assert main(["two", "net"]) == 1
+    assert "two: name a file that ends in one of .abc, .xyz" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert "acme-tools for .abc (or with --abc)" in " ".join(capsys.readouterr().out.split())

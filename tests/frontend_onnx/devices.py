@@ -16,6 +16,7 @@ from nnaccel_core.testing.interpreter import InterpreterBackend
 from nnaccel_frontend_onnx.bridge import NumpyCpuBridge
 from nnaccel_frontend_onnx.loading import load
 from nnaccel_frontend_onnx.network import Network
+from nnaccel_frontend_onnx.training import TrainableNetwork
 
 
 class ReferenceBackend(InterpreterBackend):
@@ -29,7 +30,7 @@ class ReferenceBackend(InterpreterBackend):
         found = []
         for node in graph.nodes:
             op = lookup(node.op)
-            if op.limit_of(node) != "view" and not op.host and node.op not in ("reorder", "pack"):
+            if op.limit_of(node) != "view" and not op.host and node.op != "pack":
                 found.append(Candidate((node,), node.inputs, node.outputs, 1e-12, "reference", _reference(node, env), self.name))
         return found
 
@@ -39,17 +40,18 @@ def _reference(node: Node, env: Env) -> Any:
     return lambda arrays: lookup(node.op).ref(arrays, bound.attrs)
 
 
-def network(model: Any, device: str = "reference") -> Network:
-    """``model`` on ``"reference"``, ``"interp"``, or a device of an installed plug-in."""
+def network(model: Any, device: str = "reference", train: bool = False) -> Any:
+    """``model``, to be trained with ``train``, on ``"reference"``, ``"interp"``, or a device of an installed plug-in."""
     if device in ("reference", "interp"):
         cls = ReferenceBackend if device == "reference" else InterpreterBackend
         machine = cls.probe()
         assert machine is not None
         backend: Backend = cls(machine, device)
-        return Network(load(model), Session(backend, NumpyCpuBridge(), Options()))
+        kind = TrainableNetwork if train else Network
+        return kind(load(model), Session(backend, NumpyCpuBridge(), Options(train=train)))
     import nnaccel
 
-    return nnaccel.optimize(model, device=device)
+    return nnaccel.optimize(model, device=device, train=train)
 
 
 def has_x86() -> bool:

@@ -200,6 +200,63 @@ def test_mutated_bytes_give_a_result_or_an_error_of_ours(changes):
         pass
 
 
+#: Numbers that break things; of sizes between some GB and some TB, which a machine may or may not have, there is none.
+NUMBERS = st.sampled_from([-(1 << 62), -7, -1, 0, 1, 2, 3, 5, 1 << 40, 1 << 62])
+OPERATORS = ["Conv", "Relu", "MaxPool", "Reshape", "Gemm", "Softmax", "Concat", "Transpose", "LSTM", "BatchNormalization", "Pow"]
+
+
+@st.composite
+def damaged(draw) -> onnx.ModelProto:
+    """The small model with one to three changes of what its fields say, so that it still looks like a model."""
+    proto = onnx.ModelProto.FromString(RAW)
+    graph = proto.graph
+    names = ["", "x", "nothing", *(o for n in graph.node for o in n.output), *(t.name for t in graph.initializer)]
+    for _ in range(draw(st.integers(1, 3))):
+        node = graph.node[draw(st.integers(0, len(graph.node) - 1))]
+        kind = draw(st.sampled_from(["attribute", "operator", "input", "output", "drop", "dims", "dtype", "version", "declared"]))
+        t = graph.initializer[draw(st.integers(0, len(graph.initializer) - 1))]
+        if kind == "attribute" and node.attribute:
+            a = node.attribute[draw(st.integers(0, len(node.attribute) - 1))]
+            if a.ints:
+                a.ints[draw(st.integers(0, len(a.ints) - 1))] = draw(NUMBERS)
+            a.i = draw(NUMBERS)
+        elif kind == "operator":
+            node.op_type = draw(st.sampled_from(OPERATORS))
+        elif kind == "input":
+            node.input[draw(st.integers(0, len(node.input) - 1))] = draw(st.sampled_from(names))
+        elif kind == "output":
+            node.output.append(draw(st.sampled_from(names)))
+        elif kind == "drop" and len(graph.node) > 1:
+            graph.node.remove(node)
+        elif kind == "dims":
+            t.dims[draw(st.integers(0, len(t.dims) - 1))] = draw(NUMBERS)
+        elif kind == "dtype":
+            t.data_type = draw(st.integers(0, 24))
+        elif kind == "version":
+            proto.opset_import[0].version = draw(st.integers(-1, 30))
+        elif kind == "declared":
+            d = graph.input[0].type.tensor_type.shape.dim
+            d[draw(st.integers(0, len(d) - 1))].dim_value = draw(NUMBERS)
+    return proto
+
+
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(damaged(), st.booleans())
+def test_damaged_models_give_a_result_or_an_error_of_ours(proto, train):
+    x = np.ones((1, 1, 6, 6), np.float32)
+    try:
+        net = network(proto, train=train)
+        if not train:
+            net(x)
+        else:
+            results = net.forward(x)
+            results = results if isinstance(results, tuple) else (results,)
+            net.backward([np.ones_like(r) if r.dtype == np.float32 else None for r in results])
+            assert all(g.shape == net.parameters()[n].shape for n, g in net.gradients().items())
+    except (NnaccelError, MemoryError):
+        pass
+
+
 def test_the_unchanged_bytes_run():
     assert network(RAW)(np.ones((2, 1, 6, 6), "f")).shape == (2, 3)
 

@@ -23,7 +23,8 @@ CHOSEN = (
     "test_batchnorm_example", "test_gemm_default_vector_bias", "test_softmax_axis_1", "test_resize_upsample_scales_linear",
     "test_slice_neg_steps", "test_reduce_log_sum_exp_default_axes_keepdims_example", "test_clip_default_inbounds",
     "test_gather_2d_indices", "test_where_example", "test_layer_normalization_2d_axis1", "test_einsum_batch_matmul",
-    "test_top_k", "test_scatternd_add", "test_quantizelinear",
+    "test_top_k", "test_scatternd_add", "test_quantizelinear", "test_lstm_with_initial_bias", "test_gru_seq_length",
+    "test_simple_rnn_batchwise", "test_batchnorm_example_training_mode",
 )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import onnx.helper as h
 import onnx.numpy_helper
+import onnx.reference
 import pytest
 
 from frontend_onnx.devices import has_x86, network
@@ -182,6 +183,49 @@ def test_softmax_of_every_operator_set(version):
     axes = (1,) if version >= 13 else (1, 2)
     e = np.exp(x - x.max(axis=axes, keepdims=True))
     np.testing.assert_allclose(net(x), e / e.sum(axis=axes, keepdims=True), rtol=1e-5)
+
+
+@pytest.mark.parametrize("attrs", [{}, {"auto_pad": "SAME_UPPER", "dilations": [2]}, {"strides": [2], "pads": [2, 1]}])
+def test_convolutions_along_one_axis(attrs):
+    rng = np.random.default_rng(0)
+    values = {"w": rng.normal(size=(6, 2, 3)).astype("f"), "b": rng.normal(size=6).astype("f")}
+    node = h.make_node("Conv", ["x", "w", "b"], ["y"], group=2, **attrs)
+    proto = model([node], {"x": (F, ["N", 4, 9])}, {"y": (F, None)}, values)
+    x = rng.normal(size=(2, 4, 9)).astype("f")
+    (want,) = onnx.reference.ReferenceEvaluator(proto).run(None, {"x": x})
+    net = network(proto)
+    np.testing.assert_allclose(net(x), want, rtol=1e-4, atol=1e-5)
+    assert not list(net.notes())
+
+
+@pytest.mark.skipif(not has_x86(), reason="no x86 backend here")
+def test_a_convolution_of_images_of_one_column_is_not_left_to_a_naive_kernel():
+    """As TensorFlow's exporter writes those along one axis: a transposed sequence, kernels of 5 x 1."""
+    import nnaccel
+
+    nodes = [
+        h.make_node("Transpose", ["x"], ["t"], perm=[0, 2, 1]),
+        h.make_node("Unsqueeze", ["t", "axis"], ["image"]),
+        h.make_node("Conv", ["image", "w"], ["y"], kernel_shape=[5, 1]),
+    ]
+    values = {"w": np.random.default_rng(0).normal(size=(64, 32, 5, 1)).astype("f"), "axis": np.array([3])}
+    proto = model(nodes, {"x": (F, ["N", 40, 32])}, {"y": (F, None)}, values)
+    x = np.random.default_rng(1).normal(size=(2, 40, 32)).astype("f")
+    net = network(proto, "cpu")
+    np.testing.assert_allclose(net(x), network(proto)(x), rtol=1e-4, atol=1e-4)
+    groups = [g for p in nnaccel.explain(net, x).programs for s in p.segments for g in s.groups if "conv" in g.ops]
+    assert groups and not any(g.chosen.startswith("core") for g in groups)
+
+
+@pytest.mark.parametrize("open_size", [-1, "?"])
+def test_sizes_that_paddle_leaves_open(open_size):
+    """Two axes of one name that means nothing may differ."""
+    kind = (F, [open_size, 3, open_size, open_size])
+    net = network(model([h.make_node("Relu", ["x"], ["y"])], {"x": kind}, {"y": kind}))
+    assert net.inputs[0].shape == (None, 3, None, None)
+    for shape in ((2, 3, 4, 5), (1, 3, 7, 2)):
+        assert net(np.ones(shape, "f")).shape == shape
+    assert len(net.session.programs()) == 1 and not list(net.notes())
 
 
 def test_local_functions_are_inlined():

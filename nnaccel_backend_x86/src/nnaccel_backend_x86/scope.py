@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 
 from nnaccel_core.api import Machine
-from nnaccel_core.ir import Env, Graph, Node, TensorType, Value
+from nnaccel_core.ir import Env, Graph, Node, TensorType, Value, channels_last, identity
 
 
 class Scope:
@@ -22,10 +22,15 @@ class Scope:
         self._statics: dict[Value, TensorType] = {}
 
     def static(self, v: Value) -> TensorType:
-        """The type of ``v`` with every size a number."""
+        """The type of ``v`` with every size a number. What lies as channels-last images do (axes of extent 1 are free) is called
+        so: libraries know these by the strides of all axes."""
         found = self._statics.get(v)
         if found is None:
-            found = self._statics[v] = v.type.concrete(self.env)
+            found = v.type.concrete(self.env)
+            images = channels_last(found.rank)
+            if found.layout != identity(found.rank) and found.same_memory(images):
+                found = found.with_layout(images)
+            self._statics[v] = found
         return found
 
     def nodes(self, ops: Collection[str], only: Collection[frozenset[Node]] | None) -> Iterator[Node]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nnaccel_core.api import Captured
-from nnaccel_core.ir import Expr, Foreign, Graph, Node, Program, Segment, Value, free_symbols, live_nodes, sym
+from nnaccel_core.ir import Expr, Foreign, Graph, Node, Program, Segment, Update, Value, free_symbols, live_nodes, sym
+from nnaccel_frontend_onnx.bridge import Tracked
 from nnaccel_frontend_onnx.errors import NeedSizes
-from nnaccel_frontend_onnx.items import Array, Host, Known
+from nnaccel_frontend_onnx.items import Array, Host, Known, trainable
 
 if TYPE_CHECKING:
     from nnaccel_frontend_onnx.importer import Importer
@@ -22,10 +23,19 @@ class Imported:
 
     Attributes:
         outputs: for each output of the network its place in ``captured.program.outputs``, or its constant value.
+        fixed: parameters whose values the import depends on, with these.
+        written: running statistics among the program's inputs, with their initializers.
+        parameter_of: the initializer of each graph parameter.
+        stops: names of values that come from what has no gradient, and why; reads_parameters: those made of parameters.
     """
 
     captured: Captured
     outputs: list[int | Array]
+    fixed: Mapping[str, Array]
+    written: Mapping[str, str]
+    parameter_of: Mapping[str, str]
+    stops: Mapping[str, str]
+    reads_parameters: Collection[str]
 
 
 class ForeignPart:
@@ -76,8 +86,14 @@ def assemble(made: Importer) -> Imported:
             done.append(segment)
     reason = "imported from ONNX" + "".join(f"\nin onnx: {r}" for r in made.foreign_reasons)
     program = Program(tuple(made.inputs), tuple(done), tuple(names))
-    getters = {name: functools.partial(given, array) for name, (_, array) in made.params.items()}
-    return Imported(Captured(program, getters, reason), outputs)
+    getters = {name: functools.partial(given, item.array) for name, (_, item) in made.params.items()}
+    tracked: dict[str, Callable[[], Any]] = {}
+    for name, (_, item) in made.params.items() if made.mode.train else ():
+        if trainable(item.array) and name not in made.statistics:
+            tracked[name] = functools.partial(given, item.array.view(Tracked))
+    parameter_of = {name: item.parameter for name, (_, item) in made.params.items()}
+    captured = Captured(program, getters, reason, tracked)
+    return Imported(captured, outputs, made.fixed_values, made.written, parameter_of, made.stops, made.reads_parameters)
 
 
 def _values_named(made: Importer, names: Sequence[str]) -> list[Value]:
@@ -90,7 +106,9 @@ def _segment(made: Importer, nodes: list[Node], later: set[Value], number: int) 
     outputs = [v for n in nodes for v in n.outputs if v in later]
     if not outputs:
         return None
-    kept = live_nodes(nodes, outputs)
+    made_here = {v for n in nodes for v in n.outputs}
+    updates = tuple(Update(target, value) for target, value in made.updates if value in made_here)
+    kept = live_nodes(nodes, [*outputs, *(u.value for u in updates)])
     inner = {v for n in kept for v in n.outputs}
     params = {v for v, _ in made.params.values()}
     inputs: dict[Value, None] = {}
@@ -108,7 +126,8 @@ def _segment(made: Importer, nodes: list[Node], later: set[Value], number: int) 
         if source is None:
             raise NeedSizes(f"the size {name} is told by no tensor")
         inputs[source] = None
-    graph = Graph(tuple(inputs), tuple(own), tuple(kept), tuple(outputs), guards=mine, name=f"{made.model.name}_{number}")
+    name = f"{made.model.name}_{number}"
+    graph = Graph(tuple(inputs), tuple(own), tuple(kept), tuple(outputs), updates, mine, name)
     return Segment(graph, tuple(v.name for v in inputs), tuple(v.name for v in outputs))
 
 

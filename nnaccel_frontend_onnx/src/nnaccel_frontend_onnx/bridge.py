@@ -33,6 +33,10 @@ def ir_dtype(dtype: np.dtype[Any]) -> str | None:
     return _DTYPES.get(dtype)
 
 
+class Tracked(np.ndarray[Any, Any]):
+    """An array on the tape of a training step: gradients of it are taken. A view; users never see one."""
+
+
 class NumpyCpuBridge(Bridge):
     """numpy arrays; results are new, row-major and aligned."""
 
@@ -76,6 +80,10 @@ class NumpyCpuBridge(Bridge):
     def copy(self, target: Any, source: Any) -> None:
         """Write ``source`` over ``target``."""
         target[...] = source
+
+    def tracks(self, tensor: Any) -> bool:
+        """Whether ``tensor`` is on the tape."""
+        return type(tensor) is Tracked
 
     def threads(self) -> int:
         """As many as this process may use cores, or ``OMP_NUM_THREADS``."""

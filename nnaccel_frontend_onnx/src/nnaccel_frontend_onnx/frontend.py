@@ -46,11 +46,21 @@ class OnnxFrontend(Frontend):
         return import_model(load(model), {k: Pattern.of_array(v) for k, v in feeds.items()}, {}).captured
 
     def wrap(self, model: Any, session: Session) -> Any:
-        """A `Network`: callable, and with ``run``, ``inputs``, ``outputs`` like an inference session."""
+        """A `Network`: callable, and with ``run``, ``inputs``, ``outputs`` like an inference session; under
+        ``optimize(..., train=True)`` a `TrainableNetwork`.
+
+        Raises:
+            ModelError: the model is not valid; InputError: it is to be trained, but has no parameters.
+        """
         from nnaccel_frontend_onnx.loading import load
         from nnaccel_frontend_onnx.network import Network
+        from nnaccel_frontend_onnx.training import TrainableNetwork
 
-        return Network(model.model if isinstance(model, Network) else load(model), session)
+        if isinstance(model, TrainableNetwork):
+            checked = load(model.proto())  # its parameters as they are now
+        else:
+            checked = model.model if isinstance(model, Network) else load(model)
+        return TrainableNetwork(checked, session) if session.options.train else Network(checked, session)
 
     @classmethod
     def inspect(cls, optimized: Any) -> Inspection | None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,15 +11,16 @@ import onnx
 import onnx.helper
 
 from nnaccel_core.errors import ShapeError, UnsupportedError
-from nnaccel_core.ir import Dim, Node, TensorType, Value, free_symbols, numpy_dtype, sym
+from nnaccel_core.ir import Dim, Node, TensorType, Value, free_symbols, numpy_dtype
 from nnaccel_core.ops.registry import collect_guards, infer
-from nnaccel_frontend_onnx.assembly import ForeignPart, Imported, assemble, given
+from nnaccel_frontend_onnx.assembly import ForeignPart, Imported, assemble
 from nnaccel_frontend_onnx.bridge import ir_dtype
-from nnaccel_frontend_onnx.control import Make, control_flow
+from nnaccel_frontend_onnx.control import Make
 from nnaccel_frontend_onnx.errors import NeedSizes, NeedValue, Unmapped
 from nnaccel_frontend_onnx.expansion import body_of
-from nnaccel_frontend_onnx.foreign import Run, evaluator, names_read, output_types, type_proto
-from nnaccel_frontend_onnx.items import Array, Host, Item, Known, Opaque
+from nnaccel_frontend_onnx.foreign import evaluator, names_read, type_proto
+from nnaccel_frontend_onnx.items import PREDICTION, Array, Host, Item, Known, Mode, Opaque, trainable
+from nnaccel_frontend_onnx.leftover import leave
 from nnaccel_frontend_onnx.loading import Model, tensor_array, where
 
 #: Elements of a constant's operands up to which a node is computed while importing.
@@ -55,13 +55,30 @@ class Importer:
         values: inputs whose values are taken as fixed.
         batch: the symbol of a batch axis that the file has fixed at 1, if the call brings more samples.
         make: makes networks of the bodies of conditions and loops; None leaves these to onnx.
+        mode: whether parameters may change, and whether this is for a training step.
+
+    Attributes:
+        fixed_values: parameters whose values have become part of the import, as copies.
+        statistics: names of graph parameters that are running statistics: no gradients are taken of them.
+        written: inputs of a training step's program that are running statistics, with their initializers: it writes them.
+        updates: these inputs, and what is written over them.
+        stops: names of values that come from what has no gradient: which node, and why.
+        reads_parameters: those among ``stops`` that are made from parameters directly.
     """
 
     def __init__(
-        self, model: Model, inputs: Mapping[str, Pattern], values: Mapping[str, Array], batch: str = "", make: Make | None = None
-    ) -> None:
+        self, model: Model, inputs: Mapping[str, Pattern], values: Mapping[str, Array], batch: str = "", make: Make | None = None,
+        mode: Mode = PREDICTION,
+    ) -> None:  # fmt: skip
         self.model = model
         self.make = make
+        self.mode = mode
+        self.fixed_values: dict[str, Array] = {}
+        self.statistics: set[str] = set()
+        self.written: dict[str, str] = {}
+        self.updates: list[tuple[Value, Value]] = []
+        self.stops: dict[str, str] = {}
+        self.reads_parameters: set[str] = set()
         self.values = values
         self.batch = batch
         self.origin = ""
@@ -70,12 +87,12 @@ class Importer:
         self.inputs: list[str] = []
         self.outer: dict[str, Value] = {}  # program inputs and foreign results that segments may read, by name
         self.input_symbols: set[str] = set()
-        self.params: dict[str, tuple[Value, Array]] = {}
-        self.param_of: dict[int, Value] = {}
+        self.params: dict[str, tuple[Value, Known]] = {}
+        self.param_of: dict[tuple[int, bool], Value] = {}
         self.guards: dict[tuple[Dim, Dim], None] = {}
         self.foreign_reasons: list[str] = []
         self._names: set[str] = set()
-        self._constants: dict[tuple[str, bytes], Value] = {}
+        self.constants: dict[tuple[str, bytes], Value] = {}
         for name, array in model.initializers.items():
             self.items[name] = Known(array, name)
         for name, pattern in inputs.items():
@@ -141,17 +158,27 @@ class Importer:
         key = (f"{dtype}{array.shape}", array.tobytes())
         if array.size > SMALL:
             return self.emit("constant", [], value=array)
-        found = self._constants.get(key)
+        found = self.constants.get(key)
         if found is None or isinstance(self.parts[-1], ForeignPart):
-            found = self._constants[key] = self.emit("constant", [], value=array)
+            found = self.constants[key] = self.emit("constant", [], value=array)
         return found
 
     def cast(self, value: Value, dtype: str) -> Value:
         """``value`` as ``dtype``."""
         return value if value.dtype == dtype else self.emit("cast", [value], dtype=dtype)
 
-    def read(self, item: Item | None) -> Value:
-        """The tensor of an operand.
+    def live(self, item: Item | None) -> bool:
+        """Whether ``item`` is a parameter that may change between calls."""
+        return self.mode.live and isinstance(item, Known) and bool(item.parameter) and trainable(item.array)
+
+    def fixed(self, item: Known) -> Array:
+        """The values of ``item`` as they are now; where they may change, the import holds as long as they do not."""
+        if not self.live(item):
+            return item.array
+        return self.fixed_values.setdefault(item.parameter, item.array.copy())
+
+    def read(self, item: Item | None, statistic: bool = False) -> Value:
+        """The tensor of an operand; ``statistic``: in training, no gradients are taken of it where it is a parameter.
 
         Raises:
             Unmapped: it is absent, or none that the IR has; NeedSizes: it is made of sizes.
@@ -162,17 +189,40 @@ class Importer:
             dtype = ir_dtype(item.array.dtype)
             if dtype is None:
                 raise Unmapped(f"an operand of dtype {item.array.dtype}")
-            return self._param(item, dtype) if item.parameter else self.constant(item.array, dtype)
+            return self._param(item, dtype, statistic) if item.parameter else self.constant(item.array, dtype)
         if isinstance(item, Host):
             raise NeedSizes("sizes are used as a tensor")
         raise Unmapped("an operand is absent" if item is None else "an operand's type is known only while it runs")
 
-    def _param(self, item: Known, dtype: str) -> Value:
-        found = self.param_of.get(id(item.array))
+    def _param(self, item: Known, dtype: str, statistic: bool) -> Value:
+        key = id(item.array), statistic and self.mode.train
+        found = self.param_of.get(key)
         if found is None:
-            found = self.param_of[id(item.array)] = Value(TensorType(item.array.shape, dtype), self.fresh(item.parameter))
-            self.params[found.name] = (found, item.array)
+            found = self.param_of[key] = Value(TensorType(item.array.shape, dtype), self.fresh(item.parameter))
+            self.params[found.name] = (found, item)
+            if key[1]:
+                self.statistics.add(found.name)
         return found
+
+    def running(self, item: Item | None) -> Value:
+        """A running statistic of an operator in training; where it is a parameter, `update` may write it."""
+        if not (self.mode.train and self.live(item)):
+            return self.read(item)
+        assert isinstance(item, Known)
+        found = next((self.outer[n] for n, parameter in self.written.items() if parameter == item.parameter), None)
+        if found is None:
+            dtype = ir_dtype(item.array.dtype)
+            assert dtype is not None, "live parameters are of dtypes of the IR"
+            found = Value(TensorType(item.array.shape, dtype), self.fresh(item.parameter))
+            self.outer[found.name] = found
+            self.inputs.append(found.name)
+            self.written[found.name] = item.parameter
+        return found
+
+    def update(self, target: Value, value: Value) -> None:
+        """In a training step, write ``value`` over ``target`` where that is a parameter that nothing else has written."""
+        if target.name in self.written and all(target is not t for t, _ in self.updates):
+            self.updates.append((target, value))
 
     def known(self, item: Item | None, what: str) -> Array:
         """The value of an operand that decides shapes.
@@ -181,7 +231,7 @@ class Importer:
             NeedSizes, NeedValue: importing again may help; Unmapped: it won't.
         """
         if isinstance(item, Known):
-            return item.array
+            return self.fixed(item)
         if isinstance(item, Host):
             raise NeedSizes(f"{what} depends on sizes")
         if isinstance(item, Value):
@@ -253,12 +303,12 @@ class Importer:
         if isinstance(last, list):
             del last[mark[1] :]
         del self.foreign_reasons[mark[2] :]
-        self._constants.clear()
+        self.constants.clear()
 
     def _expanded(self, node: onnx.NodeProto) -> bool:
         """Import a node as the smaller ones by which onnx defines it, where these are all mapped."""
         origin, mark = self.origin, self._mark()
-        body = body_of(self.model, node, [self._type_of(self.items[n]) if n else None for n in node.input], self.fresh(origin))
+        body = body_of(self.model, node, [self.type_of(self.items[n]) if n else None for n in node.input], self.fresh(origin))
         for inner in body or ():
             self.node(inner)
             if len(self.foreign_reasons) > mark[2]:
@@ -268,7 +318,7 @@ class Importer:
         self.origin = origin
         return body is not None
 
-    def _type_of(self, item: Item) -> onnx.TypeProto | None:
+    def type_of(self, item: Item) -> onnx.TypeProto | None:
         if isinstance(item, Known):
             return onnx.helper.make_tensor_type_proto(onnx.helper.np_dtype_to_tensor_dtype(item.array.dtype), item.array.shape)
         if isinstance(item, Host):
@@ -300,7 +350,7 @@ class Importer:
         if node.op_type in RANDOM or node.op_type in GROWING or any(a.HasField("g") for a in node.attribute):
             return False
         present = [x for x in operands if x is not None]
-        return bool(present) and all(isinstance(x, Known) and x.array.size <= FOLD for x in present)
+        return bool(present) and all(isinstance(x, Known) and x.array.size <= FOLD and not self.live(x) for x in present)
 
     def _fold(self, node: onnx.NodeProto) -> list[Item] | None:
         results = evaluator(self.model, node)(*(self.items[n].array for n in names_read(node)))  # type: ignore[union-attr]
@@ -312,104 +362,21 @@ class Importer:
             out.append(Known(np.asarray(next(done))) if name else Known(np.zeros(0)))
         return out
 
-    # --- nodes that stay with onnx --------------------------------------------------------------------------------
-
     def foreign(self, node: onnx.NodeProto, reason: str) -> None:
         """Record a node that the reference evaluator runs."""
-        names = names_read(node)
-        getters: list[Callable[[Sequence[Any]], Any]] = []
-        inputs: list[str] = []
-        types: dict[str, onnx.TypeProto] = {}
-        data: dict[str, Array] = {}
-        for name in names:
-            item = self.items[name]
-            if isinstance(item, Host):
-                raise NeedSizes(f"{reason}: it gets sizes")
-            if isinstance(item, Known):
-                getters.append(functools.partial(given, item.array))
-                data[name] = item.array
-                types[name] = self._type_of(item)
-                continue
-            inner = item.name
-            if inner not in inputs:
-                inputs.append(inner)
-            getters.append(functools.partial(_pick, inputs.index(inner)))
-            found = self._type_of(item)
-            if found is not None:
-                types[name] = found
-        results: list[str] = []
-        kinds: list[TensorType | None] = []
-        for name, kind in zip((o for o in node.output if o), output_types(self.model, node, types, data), strict=True):
-            inner = self.fresh(name)
-            tensor = self._tensor_type(kind)
-            if tensor is None:
-                self.items[name] = Opaque(inner, kind)
-            else:
-                self.items[name] = self.outer[inner] = Value(tensor, inner)
-            results.append(inner)
-            kinds.append(tensor)
-        run = self._control_flow(node, data, types)
-        if run is None:
-            run = evaluator(self.model, node)
-        else:
-            reason = "its body is a network of its own"
-
-        def call(*values: Any) -> list[Any]:
-            return [_arranged(r, k) for r, k in zip(run(*(g(values) for g in getters)), kinds, strict=True)]
-
-        self.parts.append(ForeignPart(call, inputs, results, reason, self.origin))
-        self._constants.clear()
-        self.foreign_reasons.append(f"{where(node)}: {reason}")
-
-    def _control_flow(self, node: onnx.NodeProto, known: Mapping[str, Array], types: Mapping[str, onnx.TypeProto]) -> Run | None:
-        """A condition or loop whose bodies are networks; None for other nodes."""
-        if self.make is None or node.domain not in ("", "ai.onnx") or node.op_type not in ("If", "Loop", "Scan"):
-            return None
-        try:
-            return control_flow(self.model, node, known, types, self.make)
-        except Unmapped:
-            return None
-
-    def _tensor_type(self, kind: onnx.TypeProto | None) -> TensorType | None:
-        """The IR's type of an inferred one, sizes that are not known as new symbols; None where the IR has none."""
-        if kind is None or not kind.HasField("tensor_type") or not kind.tensor_type.HasField("shape"):
-            return None
-        try:
-            dtype = ir_dtype(np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.tensor_type.elem_type)))
-        except (KeyError, TypeError):
-            return None
-        if dtype is None:
-            return None
-        shape: list[Dim] = []
-        for d in kind.tensor_type.shape.dim:
-            if d.HasField("dim_value"):
-                shape.append(d.dim_value)
-            else:
-                known = next((x for v in self.outer.values() for x in v.shape if d.dim_param and str(x) == d.dim_param), None)
-                shape.append(known if known is not None else sym(self.fresh("size")))
-        return TensorType(tuple(shape), dtype)
-
-
-def _pick(k: int, values: Sequence[Any]) -> Any:
-    return values[k]
-
-
-def _arranged(result: Any, kind: TensorType | None) -> Any:
-    """A result of the evaluator as compiled code wants it: row-major, of the declared dtype."""
-    if kind is None:
-        return result
-    return np.ascontiguousarray(np.asarray(result), dtype=numpy_dtype(kind.dtype)).reshape(np.shape(result))
+        leave(self, node, reason)
 
 
 def import_model(
-    model: Model, inputs: Mapping[str, Pattern], values: Mapping[str, Array], batch: str = "", make: Make | None = None
-) -> Imported:
-    """Import ``model`` for inputs of these patterns.
+    model: Model, inputs: Mapping[str, Pattern], values: Mapping[str, Array], batch: str = "", make: Make | None = None,
+    mode: Mode = PREDICTION,
+) -> Imported:  # fmt: skip
+    """Import ``model`` for inputs of these patterns; arguments are those of `Importer`.
 
     Raises:
         NeedSizes, NeedValue: sizes, or an input's value, must be known.
     """
-    importer = Importer(model, inputs, values, batch, make)
+    importer = Importer(model, inputs, values, batch, make, mode)
     for node in model.proto.graph.node:
         importer.node(node)
     return assemble(importer)

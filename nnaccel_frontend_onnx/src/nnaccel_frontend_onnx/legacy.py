@@ -1,4 +1,4 @@
-"""Operators that early exporters wrote and that onnx no longer defines."""
+"""What exporters write that onnx does not define, or no longer: operators, and sizes that are open."""
 
 from __future__ import annotations
 
@@ -9,8 +9,13 @@ import onnx.numpy_helper
 
 
 def modernize(proto: onnx.ModelProto) -> None:
-    """Replace them, in place: ``ImageScaler`` (CNTK, WinMLTools), a factor and a bias for each channel of (N, C, H, W)."""
+    """Write it as onnx does, in place: ``ImageScaler`` (CNTK, WinMLTools), a factor and a bias for each channel of (N, C, H, W);
+    sizes of -1 and of the name ``?``, by which Paddle says that any will do, and not that they are equal."""
     graph = proto.graph
+    for v in (*graph.input, *graph.value_info, *graph.output):
+        for d in v.type.tensor_type.shape.dim if v.type.HasField("tensor_type") else ():
+            if d.dim_value < 0 or d.dim_param in ("?", "-1"):
+                d.ClearField("value")
     if not any(n.op_type == "ImageScaler" and n.domain in ("", "ai.onnx") for n in graph.node):
         return
     taken = {v for n in graph.node for v in (*n.input, *n.output)} | {t.name for t in graph.initializer}

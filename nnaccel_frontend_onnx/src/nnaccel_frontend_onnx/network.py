@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import onnx
@@ -14,13 +14,14 @@ import onnx.helper
 
 from nnaccel_core.api import Signature
 from nnaccel_core.errors import GuardError, InputError
-from nnaccel_core.ir import Dim, TensorType, sym
+from nnaccel_core.ir import TensorType, sym
 from nnaccel_core.ir.types import common_env
+from nnaccel_frontend_onnx.arguments import Argument, argument, declared, unwrapped
 from nnaccel_frontend_onnx.assembly import Imported
 from nnaccel_frontend_onnx.bridge import ir_dtype
 from nnaccel_frontend_onnx.errors import NeedSizes, NeedValue
 from nnaccel_frontend_onnx.importer import Pattern, import_model
-from nnaccel_frontend_onnx.items import Array
+from nnaccel_frontend_onnx.items import PREDICTION, Array, Mode
 from nnaccel_frontend_onnx.loading import Model
 
 if TYPE_CHECKING:
@@ -31,20 +32,7 @@ _VALUES = 64
 _BATCH = "batch"
 _ndarray = np.ndarray
 _numbers = itertools.count()
-
-
-@dataclass(frozen=True)
-class Argument:
-    """An input or output of the network.
-
-    Attributes:
-        shape: ints, names of sizes, or None for sizes without a name; None altogether when the rank is not known.
-        type: as inference sessions write it, for example ``"tensor(float)"``.
-    """
-
-    name: str
-    shape: tuple[int | str | None, ...] | None
-    type: str
+_T = TypeVar("_T")
 
 
 @dataclass
@@ -68,26 +56,29 @@ class Network:
         self.model = model
         self.session = session
         self.name = model.name
+        #: how the model is imported for prediction
+        self.mode: Mode = around.mode if around is not None else PREDICTION
         self._number = next(_numbers)
         self._specs = {v.name: v for v in (*model.inputs, *model.defaults)}
         self._required = [v.name for v in model.inputs]
         self._output_names = [v.name for v in model.outputs]
         self._plans: dict[tuple[Any, ...], _Plan] = {}
+        self._imports = 0
         self._imported: dict[tuple[Any, ...], tuple[Compiled, Imported]] = {}
         self._reasons: dict[str, None] = around._reasons if around is not None else {}
         self._hot: dict[Any, tuple[Compiled, tuple[str, ...], tuple[int, ...]]] = {}
         self._lock = threading.RLock()
-        self._declared = {v.name: _declared(v) for v in self._specs.values()}
+        self._declared = {v.name: declared(v) for v in self._specs.values()}
 
     @property
     def inputs(self) -> list[Argument]:
         """What a call must bring, in order."""
-        return [_argument(v) for v in self.model.inputs]
+        return [argument(v) for v in self.model.inputs]
 
     @property
     def outputs(self) -> list[Argument]:
         """What a call gives, in order."""
-        return [_argument(v) for v in self.model.outputs]
+        return [argument(v) for v in self.model.outputs]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the network on arrays given in the order of `inputs`, or by name.
@@ -98,14 +89,7 @@ class Network:
         Raises:
             InputError: missing or unknown inputs, wrong dtypes, sizes that do not fit.
         """
-        if len(args) > len(self._specs):
-            raise InputError(f"{self.name} takes {len(self._specs)} inputs ({', '.join(self._specs)}), got {len(args)}")
-        feeds = dict(zip(self._specs, args, strict=False))
-        for name, value in kwargs.items():
-            if name in feeds:
-                raise InputError(f"input {name!r} of {self.name} is given twice")
-            feeds[name] = value
-        results = self._run(feeds)
+        results = self._run(self._named(args, kwargs))
         return results[0] if len(results) == 1 else tuple(results)
 
     def run(self, output_names: Sequence[str] | None, feeds: Mapping[str, Any]) -> list[Any]:
@@ -134,21 +118,42 @@ class Network:
             results = compiled([given[n] for n in order])
             return [results[k] for k in outputs]
         feeds = self._checked(given)
-        kind = tuple((n, v.dtype.str, v.ndim) if isinstance(v, np.ndarray) else (n, "") for n, v in feeds.items())
+        plan = self._plan(feeds)
+        if plan.by_sample and self._other_batch(feeds):
+            return self._by_sample(feeds)
+
+        def call(compiled: Compiled, imported: Imported, batch: str) -> list[Any]:
+            if batch and not keeps_apart(compiled):
+                plan.by_sample = True
+                self._note("samples are run one by one: the file fixes the batch at 1, and some layers mix samples")
+                return self._by_sample(feeds)
+            results = compiled([feeds[n] for n in compiled.captured.program.inputs])
+            if now is not None and not plan.frozen and given.keys() == feeds.keys() and self._plain(compiled, imported):
+                if len(self._hot) > 256:  # sizes come and go
+                    self._hot = {}
+                places = tuple(k for k in imported.outputs if isinstance(k, int))
+                self._hot[now] = compiled, compiled.captured.program.inputs, places
+            found = self._outputs(imported, results, feeds)
+            if compiled.to_verify:
+                self._verify(compiled, imported, results, feeds)
+            return found
+
+        return self._settled(feeds, plan, self.mode, call)
+
+    def _plan(self, feeds: dict[str, Any]) -> _Plan:
+        """What is known of calls of this kind."""
+        kind = _kind(feeds)
         plan = self._plans.get(kind)
         if plan is None:
             with self._lock:
                 plan = self._plans.setdefault(kind, _Plan())
-        if plan.by_sample and self._other_batch(feeds):
-            return self._by_sample(feeds)
+        return plan
+
+    def _settled(self, feeds: dict[str, Any], plan: _Plan, mode: Mode, use: Callable[[Compiled, Imported, str], _T]) -> _T:
+        """``use`` of the program for these feeds and of the batch's symbol, where the feeds bring a batch that the file fixes."""
         for _ in range(3 + len(feeds)):  # each round learns one thing about the network
             try:
-                compiled, imported, batch = self._compiled(feeds, kind, plan)
-                if batch and not _apart(compiled):
-                    plan.by_sample = True
-                    self._note("samples are run one by one: the file fixes the batch at 1, and some layers mix samples")
-                    return self._by_sample(feeds)
-                results = self._call(compiled, feeds)
+                return use(*self._compiled(feeds, plan, mode))
             except NeedValue as e:
                 plan.frozen.add(e.name)
                 self._note(f"compiled for each value of input {e.name!r}, which decides shapes")
@@ -157,13 +162,6 @@ class Network:
                     raise
                 plan.by_size = True
                 self._note(f"compiled for each size of the inputs: {e}")
-            else:
-                if now is not None and not plan.frozen and given.keys() == feeds.keys() and self._plain(compiled, imported):
-                    if len(self._hot) > 256:  # sizes come and go
-                        self._hot = {}
-                    places = tuple(k for k in imported.outputs if isinstance(k, int))
-                    self._hot[now] = compiled, compiled.captured.program.inputs, places
-                return self._finished(compiled, imported, results, feeds)
         raise AssertionError("the import does not settle")
 
     def _plain(self, compiled: Compiled, imported: Imported) -> bool:
@@ -172,9 +170,9 @@ class Network:
         made = {o for s in program.segments() for o in s.outputs}
         distinct = [k for k in imported.outputs if isinstance(k, int)]
         ours = all(o in made for o in program.outputs) and len(set(program.outputs)) == len(program.outputs)
-        return not compiled.to_verify and ours and len(distinct) == len(imported.outputs)
+        return not compiled.to_verify and not imported.fixed and ours and len(distinct) == len(imported.outputs)
 
-    def _compiled(self, feeds: dict[str, Any], kind: tuple[Any, ...], plan: _Plan) -> tuple[Compiled, Imported, str]:
+    def _compiled(self, feeds: dict[str, Any], plan: _Plan, mode: Mode) -> tuple[Compiled, Imported, str]:
         """The program for these feeds."""
         batch = ""
         exact = plan.by_size
@@ -187,25 +185,33 @@ class Network:
         if exact and self._other_batch(feeds):
             batch = _BATCH  # sizes are numbers, but reshapes to the declared batch still have to follow
         values = {n: feeds[n] for n in feeds if n in plan.frozen}
-        key: tuple[Any, ...] = (kind, exact, batch, tuple((n, v.shape, v.tobytes()) for n, v in values.items()))
+        key: tuple[Any, ...] = (_kind(feeds), mode.train, exact, batch, *((n, v.shape, v.tobytes()) for n, v in values.items()))
         if exact:
             key += tuple(v.shape for v in feeds.values() if isinstance(v, np.ndarray))
         found = self._imported.get(key)
-        if found is None:
+        if found is None or not self._holds(found[1]):
             with self._lock:
                 found = self._imported.get(key)
-                if found is None:
-                    found = self._import(key, feeds, values, exact, batch)
+                if found is None or not self._holds(found[1]):
+                    found = self._import(key, feeds, values, exact, batch, mode)
         return (*found, "" if exact else batch)
 
+    def _holds(self, imported: Imported) -> bool:
+        """Whether the parameters that were taken as fixed are still what they were."""
+        return all(np.array_equal(self.model.initializers[n], v, equal_nan=True) for n, v in imported.fixed.items())
+
     def _import(
-        self, key: tuple[Any, ...], feeds: dict[str, Any], values: dict[str, Array], exact: bool, batch: str
+        self, key: tuple[Any, ...], feeds: dict[str, Any], values: dict[str, Array], exact: bool, batch: str, mode: Mode
     ) -> tuple[Compiled, Imported]:
         patterns = {n: self._pattern(n, v, exact, batch) for n, v in feeds.items()}
-        imported = import_model(self.model, patterns, values, batch, lambda body: Network(body, self.session, self))
-        signature = Signature(tuple(TensorType(p.shape, p.dtype) for p in patterns.values() if p.dtype is not None))
-        compiled = self.session.compiled(("onnx", self._number, key), signature, lambda: imported.captured)
-        if len(self._imported) > _VALUES * 4:
+        imported = import_model(self.model, patterns, values, batch, lambda body: Network(body, self.session, self), mode)
+        types = tuple(TensorType(p.shape, p.dtype) for p in patterns.values() if p.dtype is not None)
+        signature = Signature(types, training=mode.train, grad=mode.train)
+        fixed = tuple((n, v.tobytes()) for n, v in imported.fixed.items())
+        compiled = self.session.compiled(("onnx", self._number, key, fixed), signature, lambda: imported.captured)
+        self._imports += 1
+        if self._imports > _VALUES * 4:
+            self._imports = 0
             self._imported.clear()
             self.session.forget()
         self._imported[key] = compiled, imported
@@ -239,22 +245,18 @@ class Network:
             sizes.add(value.shape[0])
         return _BATCH if len(sizes) == 1 and sizes != {1} else ""
 
-    def _call(self, compiled: Compiled, feeds: dict[str, Any]) -> list[Any]:
-        return compiled([feeds[n] for n in compiled.captured.program.inputs])
-
-    def _finished(self, compiled: Compiled, imported: Imported, results: list[Any], feeds: dict[str, Any]) -> list[Any]:
+    def _outputs(self, imported: Imported, results: list[Any], feeds: dict[str, Any]) -> list[Any]:
+        """The network's outputs: new arrays, each its own."""
         taken: set[int] = {id(v) for v in feeds.values()}
         out = []
         for info, spec in zip(self.model.outputs, imported.outputs, strict=True):
             value = results[spec] if isinstance(spec, int) else spec
             if info.type.HasField("optional_type"):
-                value = _unwrapped(info.type.optional_type.elem_type, value)
+                value = unwrapped(info.type.optional_type.elem_type, value)
             if isinstance(value, np.ndarray) and (id(value) in taken or not isinstance(spec, int)):
                 value = value.copy()
             taken.add(id(value))
             out.append(value)
-        if compiled.to_verify:
-            self._verify(compiled, imported, results, feeds)
         return out
 
     def _verify(self, compiled: Compiled, imported: Imported, results: list[Any], feeds: dict[str, Any]) -> None:
@@ -279,6 +281,21 @@ class Network:
         self._reasons.setdefault(text)
 
     # --- arguments ------------------------------------------------------------------------------------------------
+
+    def _named(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments of a call by name.
+
+        Raises:
+            InputError: too many, or one twice.
+        """
+        if len(args) > len(self._specs):
+            raise InputError(f"{self.name} takes {len(self._specs)} inputs ({', '.join(self._specs)}), got {len(args)}")
+        feeds = dict(zip(self._specs, args, strict=False))
+        for name, value in kwargs.items():
+            if name in feeds:
+                raise InputError(f"input {name!r} of {self.name} is given twice")
+            feeds[name] = value
+        return feeds
 
     def _checked(self, given: dict[str, Any]) -> dict[str, Any]:
         """The feeds in the order of the inputs, as dense arrays of the declared dtypes.
@@ -331,45 +348,20 @@ class Network:
             for k, (d, size) in enumerate(zip(dims, value.shape, strict=False))
         )
         if not fits:
-            wanted = list(_argument(spec).shape or ())
+            wanted = list(argument(spec).shape or ())
             raise InputError(f"input {name!r} of {self.name} has shape {list(value.shape)}; it takes {wanted}")
 
 
-def _declared(spec: onnx.ValueInfoProto) -> tuple[Dim, ...] | None:
-    """The declared shape with symbols; None where the rank is unknown, or it is no tensor."""
-    if not spec.type.HasField("tensor_type") or not spec.type.tensor_type.HasField("shape"):
-        return None
-    shape: list[Dim] = []
-    for k, d in enumerate(spec.type.tensor_type.shape.dim):
-        shape.append(d.dim_value if d.HasField("dim_value") else sym(d.dim_param or f"{spec.name}_{k}"))
-    return tuple(shape)
+def _kind(feeds: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Names, dtypes and ranks of the feeds."""
+    return tuple((n, v.dtype.str, v.ndim) if isinstance(v, np.ndarray) else (n, "") for n, v in feeds.items())
 
 
-def _argument(spec: onnx.ValueInfoProto) -> Argument:
-    kind = spec.type.WhichOneof("value")
-    if kind != "tensor_type":
-        return Argument(spec.name, None, str(kind).removesuffix("_type"))
-    t = spec.type.tensor_type
-    element = onnx.TensorProto.DataType.Name(t.elem_type).lower()
-    shape = None
-    if t.HasField("shape"):
-        shape = tuple(d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in t.shape.dim)
-    return Argument(spec.name, shape, f"tensor({element})")
-
-
-def _unwrapped(kind: onnx.TypeProto, value: Any) -> Any:
-    """An optional result as its value or None; onnx's reference evaluator makes a list of it."""
-    if isinstance(value, list) and len(value) == 1:
-        if not kind.HasField("sequence_type") or not isinstance(value[0], np.ndarray):
-            return value[0]
-    return value
-
-
-def _apart(compiled: Compiled) -> bool:
+def keeps_apart(compiled: Compiled) -> bool:
     """Whether the program surely gives each sample what it would give it alone."""
     segments = list(compiled.segments.values())
     parts = compiled.captured.program.parts
     return len(segments) == len(parts) and all(s.batch == _BATCH for s in segments)
 
 
-__all__ = ["Argument", "Network"]
+__all__ = ["Argument", "Network", "keeps_apart"]

@@ -7,77 +7,21 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from nnaccel_core.errors import InputError, NnaccelError
-
-if TYPE_CHECKING:
-    from nnaccel_frontend_onnx.network import Network
+from nnaccel_frontend_onnx.feeds import add_input, read_feeds
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``nnaccel run``."""
     parser.add_argument("model", type=Path, help="an ONNX file")
-    parser.add_argument(
-        "--input", action="append", default=[], metavar="[NAME=]FILE",
-        help="an array (.npy), or arrays by name (.npz); without NAME the inputs are taken in the network's order",
-    )  # fmt: skip
+    add_input(parser)
     parser.add_argument("--output", type=Path, metavar="FILE", help="where results go: .npz by name, or .npy for a single one")
     parser.add_argument("--device", default="cpu", help="where to run (default cpu)")
     parser.add_argument("--repeat", type=int, default=1, metavar="N", help="call N times and print the shortest time")
-
-
-def read_feeds(network: Network, given: Sequence[str]) -> dict[str, Any]:
-    """The arrays that ``--input`` names, by the network's input names.
-
-    Raises:
-        InputError: a file that cannot be read, an unknown or doubled name, or too many arrays.
-    """
-    names = [a.name for a in network.inputs]
-    feeds: dict[str, Any] = {}
-
-    def add(name: str, array: Any) -> None:
-        if name in feeds:
-            raise InputError(f"--input: input {name!r} is given twice")
-        feeds[name] = array
-
-    free = iter(names)
-    for text in given:
-        name, _, path = text.rpartition("=")
-        loaded = _load(Path(path))
-        if not isinstance(loaded, np.ndarray):
-            if name:
-                raise InputError(f"--input {text}: an .npz file has names of its own")
-            for key, array in loaded.items():
-                add(key, array)
-            continue
-        if not name:
-            name = next((n for n in free if n not in feeds), "")
-            if not name:
-                raise InputError(f"--input {text}: {network.name} takes {len(names)} inputs ({', '.join(names)})")
-        add(name, loaded)
-    missing = [n for n in names if n not in feeds]
-    if missing:
-        types = {a.name: f"{a.type} {list(a.shape) if a.shape is not None else ''}".strip() for a in network.inputs}
-        wanted = ", ".join(f"{n} ({types[n]})" for n in missing)
-        raise InputError(f"{network.name} needs {wanted}; give each with --input NAME=FILE.npy")
-    return feeds
-
-
-def _load(path: Path) -> Any:
-    """One array, or a dictionary of several."""
-    try:
-        found = np.load(path, allow_pickle=False)
-    except OSError as e:
-        raise InputError(f"--input {path}: {e.strerror or e}") from e
-    except ValueError as e:
-        raise InputError(f"--input {path} is no .npy or .npz file of plain arrays: {e}") from e
-    if isinstance(found, np.ndarray):
-        return found
-    with found:
-        return {name: found[name] for name in found.files}
 
 
 def write_results(path: Path, names: Sequence[str], results: Sequence[Any]) -> None:
@@ -112,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     if args.repeat < 1:
         raise InputError(f"--repeat {args.repeat}: at least one call is needed")
     network = nnaccel_core.optimize(str(args.model), device=args.device)
-    feeds = read_feeds(network, args.input)
+    feeds = read_feeds(network.inputs, network.name, args.input)
     started = time.perf_counter()
     results = network.run(None, feeds)
     first = time.perf_counter() - started

@@ -6,7 +6,7 @@ import argparse
 import importlib.util
 import runpy
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 
 from rich.console import Console
@@ -36,9 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     cache.add_argument("action", choices=("path", "size", "clear"), help="print its folder, print its size, empty it")
     commands.add_parser("demo", help="classify photos before and after optimize", add_help=False)
     added = added_commands()
-    for name, point in sorted(added.items()):
-        package = point.dist.name if point.dist else "an unknown package"
-        commands.add_parser(name, help=f"from {package}; 'nnaccel {name} --help' describes it", add_help=False)
+    for name, ways in sorted(added.items()):
+        commands.add_parser(name, help=_help_of(name, ways), add_help=False)
     args, rest = parser.parse_known_args(argv)
     if rest and args.command != "demo" and args.command not in added:  # these have arguments of their own
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
@@ -51,19 +50,52 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.command == "cache":
             return manage_cache(args.action)
         if args.command in added:
-            return run_added(added[args.command], rest)
+            return run_added(chosen(args.command, added[args.command], rest), rest)
         return run_demo(rest)
     except NnaccelError as e:
         print(f"nnaccel: {e}", file=sys.stderr)
         return 1
 
 
-def added_commands() -> dict[str, EntryPoint]:
+def added_commands() -> dict[str, dict[str, EntryPoint]]:
     """Commands that installed packages add: entry points ``name = "module:main"`` of group `COMMANDS`, not yet loaded.
 
-    ``main(argv) -> int`` gets the arguments behind the command's name and returns the exit status.
+    ``main(argv) -> int`` gets the arguments behind the command's name and returns the exit status. Several packages may offer a
+    command: one as ``name``, others as ``name.kind``, for arguments that say so (`chosen`).
+
+    Returns:
+        by command, then by kind ("" where there is none).
     """
-    return {point.name: point for point in entry_points(group=COMMANDS)}
+    found: dict[str, dict[str, EntryPoint]] = {}
+    for point in entry_points(group=COMMANDS):
+        command, _, kind = point.name.partition(".")
+        found.setdefault(command, {})[kind] = point
+    return found
+
+
+def chosen(command: str, ways: Mapping[str, EntryPoint], arguments: Sequence[str]) -> EntryPoint:
+    """Which package's ``command`` runs: that of a kind that an argument names, as the ending of a file (``net.onnx``) or as an
+    option (``--onnx``); else the one of no kind.
+
+    Raises:
+        NnaccelError: there is none of no kind, and the arguments name no kind.
+    """
+    for kind, point in ways.items():
+        if kind and any(a.endswith(f".{kind}") or a.partition("=")[0] == f"--{kind}" for a in arguments):
+            return point
+    if "" in ways:
+        return ways[""]
+    if len(ways) == 1:
+        return next(iter(ways.values()))
+    kinds = ", ".join(f".{kind}" for kind in sorted(ways))
+    raise NnaccelError(f"{command}: name a file that ends in one of {kinds}")
+
+
+def _help_of(name: str, ways: Mapping[str, EntryPoint]) -> str:
+    packages = {kind: point.dist.name if point.dist else "an unknown package" for kind, point in ways.items()}
+    parts = [packages[""]] if "" in packages else []
+    parts += [f"{package} for .{kind} (or with --{kind})" for kind, package in sorted(packages.items()) if kind]
+    return f"from {', '.join(parts)}; 'nnaccel {name} --help' describes it"
 
 
 def run_added(point: EntryPoint, arguments: Sequence[str]) -> int:

@@ -46,6 +46,10 @@ class Call:
         """Operand ``k`` as a tensor."""
         return self.c.read(self.item(k))
 
+    def statistic(self, k: int) -> Value:
+        """Operand ``k``, a running statistic: in training it is no parameter that gradients are taken of."""
+        return self.c.read(self.item(k), statistic=True)
+
     def xs(self) -> list[Value]:
         """All operands as tensors."""
         return [self.c.read(i) for i in self.operands if i is not None]
@@ -144,6 +148,7 @@ from nnaccel_frontend_onnx.mapping import (  # noqa: E402 - the modules register
     pointwise,
     pools,
     quantized,
+    recurrent,
     reductions,
     resize,
     shapes,
@@ -152,6 +157,6 @@ from nnaccel_frontend_onnx.mapping.sizes import fold_sizes  # noqa: E402
 
 __all__ = [
     "Call", "Handler", "Host", "Known", "TensorType", "activations", "einsum", "fold_sizes", "indexing", "layers", "lookup",
-    "made", "maps", "names", "needs_float", "norms", "pointwise", "pools", "positive", "quantized", "reductions", "resize",
-    "shapes",
+    "made", "maps", "names", "needs_float", "norms", "pointwise", "pools", "positive", "quantized", "recurrent", "reductions",
+    "resize", "shapes",
 ]  # fmt: skip

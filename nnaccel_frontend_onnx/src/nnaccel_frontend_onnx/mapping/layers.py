@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from nnaccel_core.ir import Dim, Value
 from nnaccel_frontend_onnx.errors import Unmapped
@@ -58,13 +59,19 @@ def window(n: Call, x: Value, default: Sequence[Dim] | None = None) -> tuple[tup
 def conv(n: Call) -> Value:
     x, w = needs_float(n.x(0)), n.x(1)
     kernel, stride, dilation = window(n, x, w.shape[2:])
-    attrs = {
+    attrs: dict[str, Any] = {
         "stride": stride,
         "padding": padding(n, x.shape[2:], kernel, stride, dilation),
         "dilation": dilation,
         "groups": int(n.attr("group", 1)),
     }
-    return n.emit("conv", x, w, *([n.x(2)] if n.has(2) else []), **attrs)
+    bias = [n.x(2)] if n.has(2) else []
+    if len(kernel) == 1:  # an image of one row: libraries and layouts are made for images
+        attrs.update(stride=(1, *stride), padding=((0, 0), *attrs["padding"]), dilation=(1, *dilation))
+        row = n.reshape(x, (*x.shape[:2], 1, x.shape[2])), n.reshape(w, (*w.shape[:2], 1, w.shape[2]))
+        out = n.emit("conv", *row, *bias, **attrs)
+        return n.reshape(out, (*out.shape[:2], out.shape[3]))
+    return n.emit("conv", x, w, *bias, **attrs)
 
 
 @maps("ConvTranspose")

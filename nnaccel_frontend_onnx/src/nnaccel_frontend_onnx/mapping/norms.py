@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from nnaccel_core.ir import Value
 from nnaccel_frontend_onnx.errors import Unmapped
-from nnaccel_frontend_onnx.items import Known
+from nnaccel_frontend_onnx.items import Array, Known
+from nnaccel_frontend_onnx.leftover import drawn
 from nnaccel_frontend_onnx.mapping import Call, Result, maps, needs_float, positive
 
 
 @maps("BatchNormalization")
-def batch_norm(n: Call) -> Value:
-    x = needs_float(n.x())
-    if n.attr("training_mode", 0) or n.outputs > 1:
-        raise Unmapped("statistics of the batch (training)")
+def batch_norm(n: Call) -> Result:
+    x, eps = needs_float(n.x()), float(n.attr("epsilon", 1e-5))
+    training = bool(n.attr("training_mode", 0))
+    if n.outputs > 1 and not training:
+        raise Unmapped("statistics of the batch as operator sets before 14 define them; export with 14 or newer")
     if not n.attr("spatial", 1):
         raise Unmapped("statistics of each position (spatial=0)")
-    rest = [n.c.cast(n.x(k), x.dtype) for k in range(1, 5)]
-    return n.emit("batch_norm", x, *rest, eps=float(n.attr("epsilon", 1e-5)))
+    scale, shift = (n.c.cast(n.x(k), x.dtype) for k in (1, 2))
+    if not training:
+        return n.emit("batch_norm", x, scale, shift, *(n.c.cast(n.statistic(k), x.dtype) for k in (3, 4)), eps=eps)
+    running = [n.c.running(n.item(k)) for k in (3, 4)]
+    batch = n.c.emit_many("batch_norm_stats", [x])
+    keep = float(n.attr("momentum", 0.9))
+    after = []
+    for old, now in zip(running, batch, strict=True):
+        fresh = n.emit("mul", n.c.cast(now, old.dtype), n.number(1 - keep, old))
+        after.append(n.emit("add", n.emit("mul", old, n.number(keep, old)), fresh))
+        n.c.update(old, after[-1])
+    return [n.emit("batch_norm", x, scale, shift, *batch, eps=eps), *after]
 
 
 @maps("InstanceNormalization")
@@ -104,12 +118,32 @@ def mean_variance(n: Call) -> Value:
     return n.emit("div", centered, n.emit("add", n.emit("sqrt", variance), n.number(1e-9, x)))
 
 
+def _dropped(n: Call, x: Value) -> Result:
+    """Dropout in a training step: factors are drawn anew at each call, by numpy."""
+    given, seed = n.known(1, "the ratio of dropout"), n.attr("seed")
+    ratio = 0.5 if given is None else float(given.reshape(-1)[0])
+    own = None if seed is None else np.random.default_rng(int(seed) & (2**63 - 1))
+    shared = n.c.mode.random
+    assert shared is not None, "only a training step draws"
+
+    def draw(like: Array) -> Array:
+        kept = (own or shared()).random(like.shape, np.float32) >= ratio
+        return (kept / max(1 - ratio, 1e-30)).astype(like.dtype)
+
+    factors = drawn(n.c, x, draw, "dropout's factors are drawn")
+    return [n.emit("mul", x, factors), n.emit("gt", factors, n.number(0, factors))]
+
+
 @maps("Dropout")
 def dropout(n: Call) -> Result:
     item = n.item(2)
-    if n.version >= 12 and item is not None and not (isinstance(item, Known) and not item.array.any()):
+    may_train = n.version >= 12 and item is not None and not (isinstance(item, Known) and not item.array.any())
+    if may_train and not n.c.mode.train:
         raise Unmapped("dropout in training")
     x = n.x()
+    training = n.known(2, "whether dropout is in training") if may_train else None
+    if training is not None and training.any():
+        return _dropped(n, needs_float(x))
     if n.outputs == 1:
         return x
     dtype = "bool" if n.version >= 10 else x.dtype

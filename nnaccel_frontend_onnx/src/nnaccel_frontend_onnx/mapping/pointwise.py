@@ -95,7 +95,7 @@ def power(n: Call) -> Value:
     a, b = pair(n)
     item = n.item(1)
     if isinstance(item, Known) and item.array.size == 1 and item.array.ndim <= a.type.rank:
-        exponent = float(item.array.reshape(-1)[0])
+        exponent = float(n.c.fixed(item).reshape(-1)[0])
         if exponent == 1:
             return a
         if exponent == 2:
@@ -237,7 +237,7 @@ def clip(n: Call) -> Value:
         return bounded(n, x, n.attr("min"), n.attr("max"))
     bounds: list[Item | None] = [n.item(1), n.item(2)]
     if all(b is None or isinstance(b, Known) for b in bounds):
-        low, high = (None if b is None else b.array.reshape(-1)[0].item() for b in bounds)  # type: ignore[union-attr]
+        low, high = (n.c.fixed(b).reshape(-1)[0].item() if isinstance(b, Known) else None for b in bounds)
         return bounded(n, x, low, high)
     for op, b in zip(("maximum", "minimum"), bounds, strict=True):
         if b is not None:

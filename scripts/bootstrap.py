@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Makes .venv with everything that ``make demo`` and ``make test`` need; does nothing when that is up to date.
 
-    python3 scripts/bootstrap.py [demo] [test]
+    python3 scripts/bootstrap.py [demo] [test] [onnx-nets] [tf]
 
 Runs on the machine's own Python (3.10 or newer, with its venv module) and needs nothing else but a C++ compiler.
 Packages come from whatever index pip is set up to use. The packages of this repository are installed in place
@@ -25,22 +25,28 @@ STAMP = VENV / "nnaccel-bootstrap.txt"
 
 TORCH = "torch==2.13.0"
 PACKAGES = ["nnaccel_core", "nnaccel_frontend_onnx", "nnaccel_frontend_torch", "nnaccel_backend_x86", "."]
-#: Of no use without its device, but most of its tests need none.
-TESTED = ["nnaccel_backend_cuda"]
+#: Of no use without a GPU or without TensorFlow, but many of their tests need none.
+TESTED = ["nnaccel_backend_cuda", "nnaccel_frontend_tf"]
 DEMO = "examples/demo"
 #: Definitions of the networks that the tests run, without its requirements: it would bring another torch.
 TORCHVISION = ["torchvision==0.28.0", "pillow>=9"]
 TEST_TOOLS = ["pytest>=8", "hypothesis>=6", "ruff>=0.14,<0.18", "mypy>=1.18,<3", "import-linter>=2.5,<3", "onnxruntime>=1.20"]
 TEST_TOOLS += ["scikit-learn>=1.3"]  # its digits are trained on
+#: Their ONNX files are test networks; without what they require, which is no part of that.
+ONNX_NETS = ["rapidocr-onnxruntime==1.4.4", "magika==1.0.3", "silero-vad==6.2.3"]
+#: Its pictures are these networks' input.
+ONNX_INPUTS = ["scikit-image>=0.21"]
+#: 600 MB, so that it comes only when asked for; its tests are skipped without it.
+TENSORFLOW = "tensorflow-cpu==2.21.0"
 #: What the packages are built with; given here since they are built in this environment, not in one each.
 BUILD_TOOLS = ["setuptools>=77", "wheel"]
 NATIVE_SUFFIXES = {".c", ".cc", ".cpp", ".h", ".hpp", ".ispc", ".cmake", ".S"}
 
 
 def main(groups: list[str]) -> None:
-    unknown = set(groups) - {"demo", "test"}
+    unknown = set(groups) - {"demo", "test", "onnx-nets", "tf"}
     if unknown:
-        fail(f"unknown group {', '.join(sorted(unknown))}; known: demo, test")
+        fail(f"unknown group {', '.join(sorted(unknown))}; known: demo, test, onnx-nets, tf")
     if sys.version_info < (3, 10):  # noqa: UP036 - this script runs before anything checks
         fail(f"Python 3.10 or newer is needed, this is {sys.version.split()[0]}; give another with: make PYTHON=python3.11 ...")
     place, stamp = environment(), fingerprint()
@@ -89,9 +95,14 @@ def install(groups: list[str], renew: bool) -> None:
     tools = BUILD_TOOLS + native_build_tools()
     # torch first and by exact version: any other requirement on it must find this one.
     tools += TEST_TOOLS if "test" in groups else []
+    tools += ONNX_INPUTS if "onnx-nets" in groups else []
     run([*pip, TORCH, *tools], "installing torch", "check the network and pip's settings")
     if "test" in groups:
         run([*pip, "--no-deps", *TORCHVISION], "installing torchvision", "check the network and pip's settings")
+    if "onnx-nets" in groups:
+        run([*pip, "--no-deps", *ONNX_NETS], "installing test networks", "check the network and pip's settings")
+    if "tf" in groups:
+        run([*pip, TENSORFLOW], "installing TensorFlow", "check the network and pip's settings")
     packages = PACKAGES[:-1] + (TESTED if "test" in groups else []) + ([DEMO] if "demo" in groups else []) + ["."]
     editable: list[str] = []
     for package in packages:

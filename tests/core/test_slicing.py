@@ -12,7 +12,8 @@ from core.graphs import CONV, Builder, conv_bn_relu_net
 from nnaccel_core.api import Machine
 from nnaccel_core.driver.slicing import batch_symbol, cached_slice, choose, layers, slices
 from nnaccel_core.driver.stages import connect, crossing, parts_of
-from nnaccel_core.ir import Graph, Update, sym
+from nnaccel_core.ir import Graph, Node, TensorType, Update, Value, sym
+from nnaccel_core.ops import registry
 from nnaccel_core.passes.pipeline import GRAPH_PASSES, run_passes
 from nnaccel_core.testing.interpreter import InterpreterBackend
 
@@ -168,3 +169,14 @@ def test_three_stages_of_which_the_last_reads_from_both():
     assert [p.inputs for p in connected] == [(("input", 0),), (("held", 0),), (("held", 1), ("held", 0))]
     assert [p.outputs for p in connected] == [(("held", 0),), (("held", 1),), (("output", 0),)]
     assert [(p.begin, p.end) for p in connected] == [(0, 1), (1, 1), (1, 3)]
+
+
+def test_a_network_that_asks_for_the_batch_size_is_not_sliced() -> None:
+    """A slice would be told its own size: a mean over the batch written by hand would be another number."""
+    x = Value(TensorType((sym("n"), 4), "float32"), "x")
+    (size,) = registry.infer("extent", [], {"dim": sym("n"), "dtype": "float32"})
+    count, out = Value(size, "count"), Value(x.type, "out")
+    nodes = (Node("extent", (), (count,), {"dim": sym("n"), "dtype": "float32"}), Node("div", (x, count), (out,)))
+    assert batch_symbol(Graph((x,), (), nodes, (out,))) is None
+    other = (Node("extent", (), (count,), {"dim": 4, "dtype": "float32"}), Node("div", (x, count), (out,)))
+    assert batch_symbol(Graph((x,), (), other, (out,))) == "n"

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.install
 #: Our plug-ins' packages and the names they register.
 EXPECTED = {
     "nnaccel_backend_cuda": "cuda", "nnaccel_backend_x86": "x86",
-    "nnaccel_frontend_onnx": "onnx", "nnaccel_frontend_torch": "torch",
+    "nnaccel_frontend_onnx": "onnx", "nnaccel_frontend_tf": "tf", "nnaccel_frontend_torch": "torch",
 }  # fmt: skip
 
 PROBE = """
@@ -61,6 +61,7 @@ ORDERS = [
     *itertools.permutations(["nnaccel_core", "nnaccel_backend_x86", "nnaccel_frontend_torch"]),
     ("nnaccel_core",), ("nnaccel_core", "nnaccel_backend_x86"), ("nnaccel_core", "nnaccel_frontend_torch"),
     ("nnaccel_core", "nnaccel_backend_cuda"), ("nnaccel_core", "nnaccel_frontend_onnx"),
+    ("nnaccel_core", "nnaccel_frontend_tf"),
     ("nnaccel_backend_cuda", "nnaccel_frontend_onnx", "nnaccel_core", "nnaccel_frontend_torch", "nnaccel_backend_x86"),
     ("nnaccel_core", "."), (".", "nnaccel_core", "nnaccel_backend_x86"),
 ]  # fmt: skip

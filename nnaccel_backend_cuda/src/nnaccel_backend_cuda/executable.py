@@ -2,8 +2,12 @@
 
 A graph is captured at the second call of a plan with the same prepared memory. It works on scratch memory of its own: small
 inputs are copied in, small results out to the call's own memory, so that no call ever writes what an earlier one returned. Steps
-that touch large ones are launched in front of the graph and behind it, on the caller's memory (`cut`). Plans with steps on the
-host, and all plans under NNACCEL_CUDA_GRAPHS=0, run step by step.
+that touch large ones are launched in front of the graph and behind it, on the caller's memory (`cut`).
+
+Where too much would be copied (`cut.dear`: a pass of training gives back an activation of nearly every layer), graphs work on
+the caller's memory altogether, and are good for calls with the very same addresses. A framework's caching allocator gives a
+training loop these, step after step; other calls run step by step. So do plans with steps on the host, and all plans under
+NNACCEL_CUDA_GRAPHS=0.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ from __future__ import annotations
 import itertools
 import os
 import threading
+from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +43,11 @@ Spaces = Mapping[str, Sequence[int]]
 #: Enqueues one step: (spaces, address of the libraries' workspace, stream).
 Launch = Callable[[Spaces, int, int], None]
 _DEVICE_TO_DEVICE = 3
+#: Addresses of a call: inputs, prepared memory, outputs.
+Addresses = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+#: Graphs on the caller's memory that one plan keeps, calls whose addresses it remembers, and captures in all: where addresses do
+#: not settle, capturing again and again would cost more than launching.
+KEPT, MET, CAPTURES = 4, 8, 16
 #: Addresses at which vector accesses may start.
 ACCESS = 16
 #: Dynamic shared memory beyond this must be asked for; a block has 48 KiB, of which reductions use some (static) bytes.
@@ -103,8 +113,11 @@ class CudaExecutable(Executable):
         self._refused = "" if graphs_wanted() else "switched off by NNACCEL_CUDA_GRAPHS"
         if self.cut.empty and not self._host:
             self._refused = self._refused or "all steps touch large inputs or results, where the caller has them"
-        self._refused = self._refused or dear(plan, self.cut, backend.machine.bandwidth)
-        self.scratch.expect(self._direct_bytes if self._refused else self._graph_bytes)
+        self._dear = dear(plan, self.cut, backend.machine.bandwidth)
+        self._fixed: dict[Addresses, Captured] = {}
+        self._met: deque[Addresses] = deque(maxlen=MET)
+        self._captures = 0
+        self.scratch.expect(self._direct_bytes if self._refused or self._dear else self._graph_bytes)
         self._profile: tuple[tuple[str, float], ...] = ()
         self._lock = threading.RLock()
 
@@ -217,6 +230,8 @@ class CudaExecutable(Executable):
             held = tuple(prepared)
             if cp.cuda.runtime.streamIsCapturing(stream):
                 self._inside_capture(inputs, held, outputs, stream)
+            elif self._dear:
+                self._in_place(inputs, held, outputs, stream)
             elif self._ready_for_graph(held, stream):
                 self._replay(inputs, held, outputs, stream)
             else:
@@ -232,6 +247,31 @@ class CudaExecutable(Executable):
         self._enqueue(self._spaces(given, prepared, results, address), stream)
         self._copy_out(outputs, copied_out, stream, address)
         del owner
+
+    def _in_place(self, inputs: Sequence[int], prepared: tuple[int, ...], outputs: Sequence[int], stream: int) -> None:
+        """Replay the graph of these addresses; capture it when they come again."""
+        key = (tuple(inputs), prepared, tuple(outputs))
+        captured = self._fixed.get(key)
+        if captured is None or captured.generation != self.scratch.generation:
+            again = key in self._met
+            self._met.append(key)
+            if self._host or self._refused or self.profiling or not again or self._captures >= CAPTURES:
+                self._direct(inputs, prepared, outputs, stream)
+                return
+            self._reserve(self._direct_bytes)
+            spaces = self._spaces(inputs, prepared, outputs, self.scratch.address)
+            unsuited = _unsuited(inputs) or _unsuited(outputs)
+            captured = None if unsuited else self._record(spaces, prepared, 0, len(self._launches))
+            if captured is None:
+                self._direct(inputs, prepared, outputs, stream)
+                return
+            self._captures += 1
+            self._fixed[key] = captured
+            if len(self._fixed) > KEPT:
+                del self._fixed[next(iter(self._fixed))]
+        self.scratch.enter(stream)
+        cupy().cuda.runtime.graphLaunch(captured.graph.graphExec, stream)
+        self.scratch.leave(stream)
 
     def _ready_for_graph(self, prepared: tuple[int, ...], stream: int) -> bool:
         if self._host or self._refused or self.profiling or not self._launches:
@@ -317,16 +357,19 @@ class CudaExecutable(Executable):
         self.scratch.leave(stream)
 
     def _capture(self, prepared: tuple[int, ...]) -> Captured | None:
-        stream = self._backend.capture_stream()
         base = self.scratch.address
         # What only steps outside the graph touch has address 0 here.
         given = [0 if i in self.cut.inputs else base + at for i, at in enumerate(self._input_at)]
         results = [0 if i in self.cut.outputs else base + at for i, at in enumerate(self._output_at)]
-        spaces = self._spaces(given, prepared, results, base)
+        return self._record(self._spaces(given, prepared, results, base), prepared, self.cut.begin, self.cut.end)
+
+    def _record(self, spaces: Spaces, prepared: tuple[int, ...], begin: int, end: int) -> Captured | None:
+        """Steps ``[begin, end)`` on ``spaces`` as a CUDA graph; None where they cannot be captured."""
+        stream = self._backend.capture_stream()
         stream.begin_capture()
         try:
             try:
-                self._enqueue(spaces, stream.ptr, self.cut.begin, self.cut.end)
+                self._enqueue(spaces, stream.ptr, begin, end)
             finally:
                 graph = stream.end_capture()
         except Exception as e:
@@ -358,8 +401,10 @@ class CudaExecutable(Executable):
 
     def graph_state(self) -> str:
         """"replayed", "not yet captured", or why there is no CUDA graph."""
-        if self._captured is not None:
+        if self._captured is not None or self._fixed:
             return "replayed"
+        if self._dear and not self._refused and not self._host:
+            return f"not yet captured; only for calls with the same addresses: {self._dear}"
         return self._refused or ("runs operators on the host" if self._host else "not yet captured")
 
     def call_bytes(self, threads: int) -> int:

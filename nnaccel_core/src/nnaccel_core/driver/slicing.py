@@ -55,6 +55,8 @@ def _carries(v: Value, name: str) -> bool:
 def _keeps_samples_apart(node: Node, name: str) -> bool:
     """Whether sample i of the results needs sample i of the operands alone."""
     given = [v for v in node.inputs if _carries(v, name)]
+    if node.op == "extent" and name in free_symbols(node.attrs["dim"]):
+        return False  # a slice of the batch would be told its own size
     if not given and not any(_carries(v, name) for v in node.outputs):
         return True
     if any(_leading_symbol(v) != name for v in (*given, *node.outputs)):

@@ -18,7 +18,7 @@ __all__ = ["Manager", "PluginInfo", "backend_for", "bridge_for", "frontend_for",
 STAGES = ("graph", "loop")
 
 #: Devices and frameworks of the packages we publish, to the extra that brings them.
-EXTRAS = {"cpu": "x86", "cuda": "cuda", "onnx": "onnx", "torch": "torch"}
+EXTRAS = {"cpu": "x86", "cuda": "cuda", "onnx": "onnx", "torch": "torch", "tf": "tf", "tensorflow": "tf", "keras": "tf"}
 
 
 def device_kind(device: str) -> str:
@@ -184,7 +184,7 @@ def _type_name(model: Any) -> str:
 
 def _install_hint(wanted: Sequence[str], known: str) -> str:
     for name in wanted:
-        if name in EXTRAS and name not in known.split(", "):
+        if name in EXTRAS and not {name, EXTRAS[name]} & set(known.split(", ")):
             return f"; install it with: pip install 'nnaccel[{EXTRAS[name]}]'"
     return ""
 

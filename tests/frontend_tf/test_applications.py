@@ -1,0 +1,91 @@
+"""All of ``keras.applications``: results against float64, gradients against TensorFlow's.
+
+Minutes; run with: pytest -m full tests/frontend_tf
+"""
+
+from __future__ import annotations
+
+import inspect
+
+import numpy as np
+import pytest
+
+tf = pytest.importorskip("tensorflow")
+keras = pytest.importorskip("keras")
+
+import nnaccel  # noqa: E402
+from frontend_tf.devices import has_x86  # noqa: E402
+
+pytestmark = [pytest.mark.full, pytest.mark.skipif(not has_x86(), reason="the x86 backend is not installed or can't run here")]
+
+NAMES = sorted(
+    name for name, f in vars(keras.applications).items() if inspect.isfunction(f) and "weights" in inspect.signature(f).parameters
+)
+#: The smallest side that each family builds with, rounded up.
+SIDES = {"Inception": 80, "Xception": 80, "NASNetLarge": 331, "NASNetMobile": 224, "MobileNet": 64}
+TRAINED = [
+    "MobileNet", "MobileNetV2", "MobileNetV3Small", "ResNet50", "ResNet50V2", "DenseNet121", "EfficientNetB0", "EfficientNetV2B0",
+    "VGG11" if "VGG11" in NAMES else "VGG16", "Xception",
+]  # fmt: skip
+
+
+def network(name: str):
+    side = next((s for key, s in SIDES.items() if name.startswith(key) or key in name), 64)
+    keras.utils.set_random_seed(3)
+    model = getattr(keras.applications, name)(weights=None, input_shape=(side, side, 3), classes=10)
+    rng = np.random.default_rng(0)
+    for v in model.variables:  # what trained networks have, rather than ones and zeros
+        if "gamma" in v.path or "moving_variance" in v.path:
+            v.assign(rng.uniform(0.5, 1.5, v.shape))
+        elif "moving_mean" in v.path or "beta" in v.path:
+            v.assign(rng.normal(size=v.shape) * 0.1)
+    return model, rng.normal(size=(3, side, side, 3)).astype("f")
+
+
+def in_float64(model, images):
+    """The network's result in double precision."""
+    config = model.get_config()
+    for layer in config["layers"]:
+        policy = layer["config"].get("dtype")
+        if isinstance(policy, dict):
+            policy["config"]["name"] = "float64"
+        elif policy is not None:
+            layer["config"]["dtype"] = "float64"
+    twin = type(model).from_config(config)
+    twin.set_weights([w.astype("float64") for w in model.get_weights()])
+    return twin(images.astype("float64"), training=False).numpy()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_prediction(name):
+    model, images = network(name)
+    exact = in_float64(model, images)
+    fast = nnaccel.optimize(model)
+    for count in (1, 3):
+        own, got = (net(images[:count], training=False).numpy() for net in (model, fast))
+        scale = np.abs(exact[:count]).max()
+        theirs, ours = (np.abs(y - exact[:count]).max() / scale for y in (own, got))
+        assert ours <= max(4 * theirs, 1e-6), (theirs, ours)
+    report = fast.nnaccel_report()
+    assert not report["own_calls"] and all(p == "traced by TensorFlow" for p in report["programs"]), report
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_one_step_of_training(name):
+    model, images = network(name)
+    fast = nnaccel.optimize(model)
+    values = [v.numpy() for v in model.variables]
+    found = []
+    for net in (model, fast):
+        for v, value in zip(model.variables, values, strict=True):
+            v.assign(value)
+        keras.utils.set_random_seed(7)
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(keras.losses.sparse_categorical_crossentropy(np.arange(3), net(images, training=True)))
+        found.append((float(loss), tape.gradient(loss, model.trainable_variables)))
+    (loss, grads), (loss2, grads2) = found
+    assert abs(loss - loss2) < 1e-4 * abs(loss)
+    largest = max(float(tf.norm(g)) for g in grads)
+    for v, a, b in zip(model.trainable_variables, grads, grads2, strict=True):
+        assert float(tf.norm(a - b)) < 1e-2 * max(float(tf.norm(a)), 1e-2 * largest), v.path
+    assert not fast.nnaccel_report()["own_calls"]

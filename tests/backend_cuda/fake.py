@@ -123,12 +123,20 @@ class Loader:
 
 
 class _Function:
-    max_dynamic_shared_size_bytes = 0
-
     def __init__(self, device: Device, kernel: Any) -> None:
         self.device, self.kernel = device, kernel
 
-    def __call__(self, grid: Any, block: Any, args: Sequence[Any], shared_mem: int = 0) -> None:
+    def allow_shared(self, nbytes: int) -> None:
+        pass
+
+    def bound(self, grid: int, block: int, shared: int, pointers: int, dims: Sequence[Any]) -> Callable[..., None]:
+        def run(addresses: Sequence[int], stream: int) -> None:
+            assert len(addresses) == pointers
+            self._launch((grid,), (block,), (*addresses, *dims), shared)
+
+        return run
+
+    def _launch(self, grid: Any, block: Any, args: Sequence[Any], shared_mem: int) -> None:
         if self.device.refuse and self.device.recording is not None:
             raise RuntimeError("operation not permitted when stream is capturing")
         k = self.kernel

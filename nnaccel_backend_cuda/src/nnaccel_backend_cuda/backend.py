@@ -151,7 +151,8 @@ class CudaBackend(Backend):
             if self._fence is None:
                 from nnaccel_core.loopir.grammar import Kernel
 
-                (self._fence,) = self.kernels.load([(Kernel("fence", (), (), (), (), 0), False)])
+                (found,) = self.kernels.load([(Kernel("fence", (), (), (), (), 0), False)])
+                self._fence = found.bound(1, 32, 0, 0, ())
             return self._fence
 
     # --- the contract --------------------------------------------------------------------------------------------

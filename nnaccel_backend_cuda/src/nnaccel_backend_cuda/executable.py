@@ -147,14 +147,14 @@ class CudaExecutable(Executable):
         wide = _is_wide(s)
         dims = tuple((np.int64 if wide else np.int32)(d) for d in s.dims)
         places = tuple((b.space, b.index, b.offset) for b in s.buffers)
-        grid, block, shared = (s.tasks,), (max(32, s.threads),), s.scratch
         if s.tasks >= 1 << 31:
             raise NnaccelError(f"{s.origin}: {s.tasks} tiles are more than a grid of CUDA holds")
-        if shared > _SHARED:
-            function.max_dynamic_shared_size_bytes = max(shared, function.max_dynamic_shared_size_bytes)
+        if s.scratch > _SHARED:
+            function.allow_shared(s.scratch)
+        run = function.bound(s.tasks, max(32, s.threads), s.scratch, len(places), dims)
 
         def launch(spaces: Spaces, workspace: int, stream: int) -> None:
-            function(grid, block, (*(spaces[s][i] + o for s, i, o in places), *dims), shared_mem=shared)
+            run([spaces[s][i] + o for s, i, o in places], stream)
 
         return launch
 
@@ -176,7 +176,7 @@ class CudaExecutable(Executable):
 
             def convolve(spaces: Spaces, workspace: int, stream: int) -> None:
                 if fence is not None:
-                    fence((1,), (32,), ())
+                    fence((), stream)
                 plan.run({u: spaces[p][i] + o for u, (p, i, o) in zip(uids, places, strict=True)}, workspace, handle)
 
             return convolve

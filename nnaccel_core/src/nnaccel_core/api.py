@@ -118,6 +118,17 @@ class Bridge(abc.ABC):
     def type_of(self, tensor: Any) -> TensorType | None:
         """The tensor's type with its layout; None when it is not dense in any layout (then `dense` is called)."""
 
+    def lies_as(self, tensor: Any, type: TensorType) -> bool:
+        """Whether the tensor, of the shape of static ``type``, lies in memory as that says. Asked for every parameter of every
+        training step; a framework that knows faster than `type_of` overrides it."""
+        found = self.type_of(tensor)
+        return found is not None and found.same_memory(type.layout)
+
+    def dtype_of(self, tensor: Any) -> str | None:
+        """The tensor's element type; None when `type_of` says nothing of it."""
+        found = self.type_of(tensor)
+        return None if found is None else found.dtype
+
     @abc.abstractmethod
     def dense(self, tensor: Any) -> Any:
         """A dense copy of ``tensor`` in row-major layout."""

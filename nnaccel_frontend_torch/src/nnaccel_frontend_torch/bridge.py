@@ -36,6 +36,17 @@ class TorchCpuBridge(Bridge):
         layout = d.dense_layout(tensor.shape, tensor.stride())
         return None if layout is None else d.make_type(tuple(tensor.shape), d.TO_IR[tensor.dtype], layout)
 
+    def lies_as(self, tensor: Any, type: TensorType) -> bool:
+        """Whether the tensor lies as ``type`` says."""
+        memory_format = self._dtypes.format_of(type.layout)
+        if memory_format is not None and not tensor.is_neg() and tensor.is_contiguous(memory_format=memory_format):
+            return True
+        return super().lies_as(tensor, type)
+
+    def dtype_of(self, tensor: Any) -> str | None:
+        """The tensor's element type."""
+        return self._dtypes.TO_IR.get(tensor.dtype)
+
     def dense(self, tensor: Any) -> Any:
         """A dense row-major copy."""
         return tensor.detach().resolve_neg().clone(memory_format=self._torch.contiguous_format)

@@ -54,6 +54,16 @@ def _with_units(shape: tuple[int, ...], real: tuple[int, ...]) -> tuple[int, ...
     return (*units, *real)
 
 
+@lru_cache(maxsize=1024)
+def format_of(layout: tuple[int, ...]) -> torch.memory_format | None:
+    """torch's memory format of that name; None for layouts that torch has none for."""
+    if layout == tuple(range(len(layout))):
+        return torch.contiguous_format
+    if is_channels_last(layout) and len(layout) in (4, 5):
+        return torch.channels_last if len(layout) == 4 else torch.channels_last_3d
+    return None
+
+
 @lru_cache(maxsize=4096)
 def make_type(shape: tuple[int, ...], dtype: str, layout: tuple[int, ...]) -> TensorType:
     """A cached `TensorType`."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from nnaccel_frontend_torch.dtypes import dense_layout
+from nnaccel_frontend_torch.dtypes import dense_layout, format_of
 
 if TYPE_CHECKING:
     from nnaccel_core.autodiff import Kept
@@ -106,6 +106,9 @@ def _seed(grad: torch.Tensor | None, shape: torch.Size, dtype: torch.dtype, devi
 
 def _laid(t: torch.Tensor, layout: Layout | None) -> torch.Tensor:
     """``t`` dense in memory, as ``layout`` where one is given."""
+    memory_format = torch.contiguous_format if layout is None else format_of(layout)
+    if memory_format is not None and not t.is_neg() and t.is_contiguous(memory_format=memory_format):
+        return t
     found = None if t.is_neg() else dense_layout(t.shape, t.stride())
     if found is not None and (layout is None or _same(t, found, layout)):
         return t

@@ -171,9 +171,9 @@ def _siblings(ctx: Context, owner: dict[Node, Group]) -> None:
     On GPUs, where a launch costs what moving ten megabytes does; running statistics alone are three small kernels a layer.
     """
     for value, readers in ctx.uses.items():
-        if value in ctx.constants:
-            continue
         groups = list(dict.fromkeys(owner[n] for n in readers if n in owner))
+        if value in ctx.constants:  # a constant is no traffic: only what is nothing but a launch (counters of batches) gains
+            groups = [g for g in groups if all(v.type.rank == 0 for v in ctx.outputs(g))]
         while len(groups) > 1:
             first = groups.pop(0)
             for k, other in enumerate(groups):

@@ -20,7 +20,7 @@ from nnaccel_core.driver.quiet import no_collections
 from nnaccel_core.driver.stages import Stage, StagedExecutable, connect, parts_of
 from nnaccel_core.errors import GuardError, InputError, OutOfMemoryError, UnsupportedError
 from nnaccel_core.hooks import manager
-from nnaccel_core.ir import Env, Graph, Node, TensorType, Value, evaluate, identity, numpy_dtype
+from nnaccel_core.ir import Dim, Env, Graph, Node, TensorType, Value, evaluate, identity, numpy_dtype
 from nnaccel_core.ir.types import Layout, common_env
 from nnaccel_core.ir.verify import verify
 from nnaccel_core.ops.registry import infer, lookup
@@ -103,6 +103,8 @@ class CompiledSegment:
         debug.dump("graph", f"{graph.name}.prepare", lambda: str(self.prepare))
         debug.log(debug.TIMES, f"{graph.name}: graph passes took {time.perf_counter() - started:.3f} s")
         self._producers = self.prepare.producers()
+        #: inputs that give the graph's symbols their values
+        self._binding = _binding(graph)
         # Guards were checked for the whole batch, not for a slice of it.
         self.batch = None if graph.guards else slicing.batch_symbol(self.main)
         self.slice = 1
@@ -153,12 +155,21 @@ class CompiledSegment:
         if len(tensors) != len(self.source.inputs):
             raise InputError(f"the network takes {len(self.source.inputs)} tensors, got {len(tensors)}")
         env: dict[str, int] = {}
+        dtype_of = self.bridge.dtype_of
         for i, (v, t) in enumerate(zip(self.source.inputs, tensors, strict=True)):
-            if not common_env(v.shape, tuple(t.shape), env):
+            shape = tuple(t.shape)
+            if shape != v.shape and not common_env(v.shape, shape, env):
                 raise InputError(f"input {i} (%{v.name}) has shape {list(t.shape)}; the network was compiled for {v.type}")
-            found = self.bridge.type_of(t)
-            if found is not None and found.dtype != v.dtype:
-                raise InputError(f"input {i} (%{v.name}) has dtype {found.dtype}; the network was compiled for {v.type}")
+            found = dtype_of(t)
+            if found is not None and found != v.dtype:
+                raise InputError(f"input {i} (%{v.name}) has dtype {found}; the network was compiled for {v.type}")
+        return env
+
+    def sizes_of_own(self, tensors: Sequence[Any]) -> Env:
+        """`sizes` of tensors that other segments made: they are as they should be, so that only symbols are read off."""
+        env: dict[str, int] = {}
+        for i in self._binding:
+            common_env(self.source.inputs[i].shape, tuple(tensors[i].shape), env)
         return env
 
     def run(self, built: Built, tensors: Sequence[Any]) -> list[Any]:
@@ -347,8 +358,7 @@ class CompiledSegment:
         """Address and owner of ``v``, packed if asked: the framework's own memory where that is all it takes."""
         if v not in self._producers and pack is None:
             tensor = self.parameters[v.name]()
-            found = self.bridge.type_of(tensor)
-            if found is not None and found.same_memory(v.type.layout):
+            if self.bridge.lies_as(tensor, v.type):
                 address = self.bridge.address(tensor)
                 if address % self.backend.alignment == 0:
                     return address, tensor
@@ -411,6 +421,18 @@ class CompiledSegment:
     def prepared_bytes(self) -> int:
         """Bytes of derived and packed parameters held beside the framework's own."""
         return sum(owner.nbytes for _, owner in self._memory.values() if isinstance(owner, Memory))
+
+
+def _binding(graph: Graph) -> tuple[int, ...]:
+    """Positions of inputs of ``graph`` whose shapes, together, give every symbol that stands alone somewhere its value."""
+    found: list[int] = []
+    known: set[Dim] = set()
+    for i, v in enumerate(graph.inputs):
+        alone = {d for d in v.shape if not isinstance(d, int) and d.op == "sym"}
+        if not alone <= known:
+            known |= alone
+            found.append(i)
+    return tuple(found)
 
 
 def format_selection(selection: Selection) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from nnaccel_core.api import Backend, Bridge, Captured
 from nnaccel_core.autodiff import derive, gradient_graph, gradients, relaid, split, with_layouts
 from nnaccel_core.driver.segment import CompiledSegment
-from nnaccel_core.ir import Graph, Value
+from nnaccel_core.ir import Env, Graph, Value
 from nnaccel_core.ir.types import Layout
 from nnaccel_core.options import Options
 
@@ -104,7 +104,7 @@ class TrainedSegment:
         ``tracked`` are the parameters, dense, off the tape. They may have changed in any way since the last step, so that nothing
         derived from them is kept.
         """
-        results = self._run(self._forward, inputs, tracked)
+        results = self._run(self._forward, self._forward.sizes(inputs), inputs, tracked)
         n = len(self._forward.source.outputs)
         return results[: self.outputs] + results[n:], results[self.outputs : n]
 
@@ -119,16 +119,17 @@ class TrainedSegment:
             tensors = [values[v] for v in part.reads]
             for v in part.frees:
                 del values[v]
-            values.update(zip(part.makes, self._run(part.segment, tensors, tracked), strict=True))
+            env = part.segment.sizes_of_own(tensors)
+            values.update(zip(part.makes, self._run(part.segment, env, tensors, tracked), strict=True))
         return [values[v] for v in backward.outputs]
 
-    def _run(self, segment: CompiledSegment, tensors: Sequence[Any], tracked: Sequence[Any]) -> list[Any]:
+    def _run(self, segment: CompiledSegment, env: Env, tensors: Sequence[Any], tracked: Sequence[Any]) -> list[Any]:
         # One run at a time: what is derived from the parameters belongs to this run.
         with self._lock:
             self._bound = dict(zip(self.parameters, tracked, strict=True))
             segment.refresh()
             try:
-                return segment.run(segment.built(segment.sizes(tensors)), tensors)
+                return segment.run(segment.built(env), tensors)
             finally:
                 self._bound = {}
 

@@ -28,16 +28,17 @@ def _infer(types: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
 def _reduction_nest(node: Node, combine: str, final: Callable[[Dim], Scalar] | None) -> tuple[Nest]:
     x, axes, keep = node.inputs[0], node.attrs["axes"], node.attrs["keepdims"]
     names = axis_names(node.output.type.rank)
+    long = [k for k in axes if x.shape[k] != 1] or list(axes)[-1:]  # axes of extent 1 need no loop
     index: list[Dim] = []
     out_axis = 0
     for k in range(x.type.rank):
         if k in axes:
-            index.append(sym(f"r{k}"))
+            index.append(sym(f"r{k}") if k in long else 0)
             out_axis += keep
         else:
             index.append(sym(names[out_axis]))
             out_axis += 1
-    reduce = tuple((f"r{k}", x.shape[k]) for k in sorted(axes))
+    reduce = tuple((f"r{k}", x.shape[k]) for k in sorted(long))
     count = product(x.shape[k] for k in axes)
     return (Nest(node.output, names, Load(x, tuple(index)), reduce, combine, final(count) if final else None),)
 
@@ -111,10 +112,10 @@ def sum_per_channel(r: Rewriter, x: Value, origin: str) -> Value:
     Sums are short, and there are many of them; what computes a row of ``x`` can sum it while it is at hand.
     """
     last = x.type.rank - 1
-    for axes in ((last,) if last > 1 else (), tuple(range(2, last)), (0,)):
+    for axes in ((last,) if last > 1 else (), tuple(range(2, last))):
         if axes:
             x = r.add("reduce_sum", [x], {"axes": axes, "keepdims": True}, origin=origin)
-    return r.add("reshape", [x], {"shape": (x.shape[1],)}, origin=origin)
+    return r.add("reduce_sum", [x], {"axes": (0, *range(2, last + 1)), "keepdims": False}, origin=origin)
 
 
 # --- softmax --------------------------------------------------------------------------------------------------

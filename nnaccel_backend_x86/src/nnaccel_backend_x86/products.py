@@ -29,6 +29,8 @@ MOST_ROWS = 32
 DOTS_ROWS, DOTS_GROUP = 8, 24
 #: Up to this many rows are read whole, not in chunks that stay in the first-level cache: weights are then read in long runs.
 WHOLE_ROWS = 2
+#: Products are added up in chunks of at most this many terms, so that rounding errors stay near those of other libraries.
+SUM_CHUNK = 256
 #: A task of fewer rows reads its weights for too little arithmetic.
 SHORT_BLOCK = 24
 
@@ -310,7 +312,7 @@ class Products:
             *d.numbers()[:15],
             row_blocks=row_blocks,
             column_blocks=column_blocks,
-            chunk=max(PANEL, self.machine.l1 // (4 * PANEL)),
+            chunk=max(PANEL, min(SUM_CHUNK, self.machine.l1 // (4 * PANEL))),
             has_scale=int(p.scale is not None),
             has_shift=int(p.shift is not None),
             prologue_relu=int(p.relu),

@@ -44,7 +44,7 @@ class Function:
         self._kernel.max_dynamic_shared_size_bytes = max(nbytes, self._kernel.max_dynamic_shared_size_bytes)
 
     def bound(self, grid: int, block: int, shared: int, pointers: int, dims: Sequence[Any]) -> Run:
-        """How to run ``grid`` blocks of ``block`` threads with ``shared`` bytes, on ``pointers`` addresses and then ``dims`` (numpy
+        """How to run ``grid`` blocks of ``block`` threads with ``shared`` bytes, on ``pointers`` addresses, then ``dims`` (numpy
         integers). Not to be called by two threads at once: the arguments' memory is used again."""
         places = (ctypes.c_void_p * max(1, pointers))()
         kinds = {4: ctypes.c_int32, 8: ctypes.c_int64}

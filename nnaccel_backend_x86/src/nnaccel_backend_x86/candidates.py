@@ -43,9 +43,9 @@ from nnaccel_core.select.candidate import Candidate, Pack
 
 #: Rows for which the packed format of a fully connected layer is chosen; one row reads weights as fast where they lie.
 NOMINAL_ROWS = 16
-#: oneDNN's code for packed weights adds up all products of an output one after another: over 512 inputs its error was 1.7 times,
-#: over 1280 2.5, over 4096 2.0 to 4.4 times that of PyTorch, which adds up parts. A classifier's error is the network's: with 1280
-#: inputs MobileNet v2 came to 4.1 times PyTorch's at 16 images.
+#: oneDNN's code for packed weights adds up all products of an output one after another: its error was 1.7 times PyTorch's, which
+#: adds up parts, over 512 inputs, 2.5 over 1280, 2.0 to 4.4 over 4096. A classifier's error is the network's: MobileNet v2, with
+#: 1280 inputs, came to 4.1 times PyTorch's at 16 images.
 LONG_SUM = 384
 #: A slice of the batch shorter than this spends too much of its time on starting.
 SHORT_SLICE = 50e-6

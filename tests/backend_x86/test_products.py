@@ -27,9 +27,15 @@ def test_packed_weights_have_one_format_for_all_batches() -> None:
     keys = set()
     for rows in (3, 16, 33, 100):
         net = Net()
-        y = net.op("matmul", net.input(rows, 1280), net.param(1000, 1280), transpose_b=True)
+        y = net.op("matmul", net.input(rows, 320), net.param(1000, 320), transpose_b=True)
         keys |= {c.packs[0].key for c in propose(B, net, y) if c.packs}
     assert len(keys) == 1
+
+
+def test_long_sums_are_not_added_up_in_one_chain() -> None:
+    net = Net()
+    y = net.op("matmul", net.input(16, 1280), net.param(1000, 1280), transpose_b=True)
+    assert not any(c.packs for c in propose(B, net, y))
 
 
 def test_residual_and_bias_forms() -> None:

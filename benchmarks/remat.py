@@ -21,7 +21,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from nnaccel_frontend_torch.bench import memory, nets, peers, steps
+from nnaccel_core.workers import timed_block
+from nnaccel_frontend_torch.bench import memory, nets, steps
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def measured(name: str, batch: int, way: str, calls: int, threads: int) -> Point
         step = steps.step_of(called, x)
         step()
         error = steps.relative_error(steps.gradients(network.module), judge)
-        times = peers.timed_block(step, calls, 1)
+        times = timed_block(step, calls, 1)
         peak = memory.plan_bytes(called)[0] if kind == "nnaccel" else memory.eager_peak_bytes(called, x, step)
     return Point(name, batch, way, statistics.median(times), peak, error)
 

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
-import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 
 from nnaccel_core.errors import NnaccelError
+from nnaccel_core.workers import PAUSE_S, Worker, summary
 
 Array = np.ndarray[Any, Any]
-#: Seconds between two implementations' turns: long enough for the pools of the one before to stop spinning.
-PAUSE_S = 0.25
+WORKER = "nnaccel_frontend_onnx.bench.worker"
 #: Results further than this from the judge's, relative to the largest, are wrong: nothing is timed then.
 WRONG = 1e-2
 
@@ -60,56 +55,6 @@ class Settings:
     log: Path | None = None
 
 
-class Worker:
-    """A worker process; `ask` sends one request and waits for its answer."""
-
-    def __init__(self, threads: int, log: Path) -> None:
-        read, write = os.pipe()
-        env = dict(os.environ, OMP_NUM_THREADS=str(threads))
-        self._log = open(log, "ab")  # noqa: SIM115 - closed with the worker
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "nnaccel_frontend_onnx.bench.worker", str(write)],
-            stdin=subprocess.PIPE, stdout=self._log, stderr=self._log, pass_fds=(write,), env=env,
-        )  # fmt: skip
-        os.close(write)
-        self._answers = os.fdopen(read)
-        self._path = log
-
-    def ask(self, verb: str, **more: Any) -> dict[str, Any]:
-        """The worker's answer.
-
-        Raises:
-            NnaccelError: the worker failed or died; names its log.
-        """
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write((json.dumps({"verb": verb, **more}) + "\n").encode())
-            self._process.stdin.flush()
-            line = self._answers.readline()
-        except BrokenPipeError:
-            line = ""
-        if not line:
-            raise NnaccelError(f"a benchmark worker died (exit code {self._process.poll()}); see {self._path}")
-        answer: dict[str, Any] = json.loads(line)
-        if not answer["ok"]:
-            raise NnaccelError(answer["error"])
-        return answer
-
-    def __enter__(self) -> Worker:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
-        if self._process.stdin is not None:
-            self._process.stdin.close()
-        try:
-            self._process.wait(20)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._answers.close()
-        self._log.close()
-
-
 def run_case(
     model: Path, feeds: Mapping[str, Array], impls: Sequence[str], judge: str, settings: Settings, say: Callable[[str], None]
 ) -> list[Record]:
@@ -134,7 +79,7 @@ def run_case(
                 say(f"{model.stem}: {impl} first call")
                 results = work / f"{impl}.npz"
                 try:
-                    worker = workers[impl] = Worker(settings.threads, log)
+                    worker = workers[impl] = Worker(WORKER, settings.threads, log)
                     answer = worker.ask("first_call", impl=impl, results=str(results), **request)
                 except NnaccelError as e:
                     if impl == judge:
@@ -153,8 +98,7 @@ def run_case(
                 worker.__exit__(None, None, None)
     for impl, ms in times.items():
         if ms:
-            low, _, high = statistics.quantiles(ms, n=4) if len(ms) > 1 else (ms[0],) * 3
-            found[impl].update(ms=statistics.median(ms), ms_low=low, ms_high=high, calls=len(ms))
+            found[impl].update(summary(ms))
     return [Record(**base, impl=impl, **values) for impl, values in found.items()]
 
 

@@ -1,15 +1,8 @@
-"""One implementation of one network in a process of its own, driven over pipes.
-
-The parent sends a line of JSON per request on standard input and reads one per answer on the worker's answer pipe; whatever the
-libraries print goes to standard error.
-"""
+"""One implementation of one network in a process of its own, driven over pipes (`nnaccel_core.workers`)."""
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -18,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from nnaccel_core.errors import InputError
+from nnaccel_core.workers import serve, timed_block
 
 #: Runs the network on the one input; gives the outputs in order.
 Call = Callable[[], list[Any]]
@@ -80,18 +74,6 @@ PEERS: dict[str, Callable[[str, Feeds, int], Call]] = {
 }
 
 
-def timed_block(call: Call, calls: int, untimed: int) -> list[float]:
-    """Milliseconds of each of ``calls`` calls, after ``untimed`` ones that wake caches and thread pools."""
-    for _ in range(untimed):
-        call()
-    times = []
-    for _ in range(calls):
-        started = time.perf_counter()
-        call()
-        times.append((time.perf_counter() - started) * 1e3)
-    return times
-
-
 def _serve(requests: Any, answer: Callable[[dict[str, Any]], None]) -> None:
     call: Call | None = None
     for line in requests:
@@ -118,13 +100,7 @@ def _serve(requests: Any, answer: Callable[[dict[str, Any]], None]) -> None:
 
 def main() -> None:
     """Entry of ``python -m nnaccel_frontend_onnx.bench.worker ANSWER_FD``."""
-    with os.fdopen(int(sys.argv[1]), "w") as out, contextlib.redirect_stdout(sys.stderr):
-
-        def answer(message: dict[str, Any]) -> None:
-            out.write(json.dumps(message) + "\n")
-            out.flush()
-
-        _serve(sys.stdin, answer)
+    serve(_serve)
 
 
 if __name__ == "__main__":

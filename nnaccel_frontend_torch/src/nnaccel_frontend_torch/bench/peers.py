@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -146,15 +145,3 @@ def relative_error(out: Any, judge: np.ndarray[Any, Any]) -> float:
     if got.shape != judge.shape or not np.isfinite(got).all():
         return float("inf")
     return float(np.abs(got - judge).max() / max(np.abs(judge).max(), 1e-30))
-
-
-def timed_block(call: Call, calls: int, untimed: int) -> list[float]:
-    """Milliseconds of each of ``calls`` calls, after ``untimed`` ones that wake caches and thread pools."""
-    for _ in range(untimed):
-        call()
-    times = []
-    for _ in range(calls):
-        started = time.perf_counter()
-        call()
-        times.append((time.perf_counter() - started) * 1e3)
-    return times

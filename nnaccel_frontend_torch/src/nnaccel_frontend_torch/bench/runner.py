@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
-import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from nnaccel_core.errors import NnaccelError
+from nnaccel_core.workers import PAUSE_S, Worker, summary
 from nnaccel_frontend_torch.bench.peers import NEED_ONNX
 
-#: Seconds between two implementations' turns: long enough for the pools of the one before to stop spinning.
-PAUSE_S = 0.25
+WORKER = "nnaccel_frontend_torch.bench.worker"
 
 
 @dataclass(frozen=True)
@@ -43,60 +38,6 @@ class Record:
     parameter_bytes: int | None = None
     prepared_bytes: int | None = None
     error: str = ""
-
-
-class Worker:
-    """A worker process; `ask` sends one request and waits for its answer."""
-
-    def __init__(self, threads: int, log: Path) -> None:
-        read, write = os.pipe()
-        env = dict(os.environ, OMP_NUM_THREADS=str(threads))
-        self._log = open(log, "ab")  # noqa: SIM115 - closed with the worker
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "nnaccel_frontend_torch.bench.worker", str(write)],
-            stdin=subprocess.PIPE,
-            stdout=self._log,
-            stderr=self._log,
-            pass_fds=(write,),
-            env=env,
-        )
-        os.close(write)
-        self._answers = os.fdopen(read)
-        self._path = log
-
-    def ask(self, verb: str, **more: Any) -> dict[str, Any]:
-        """The worker's answer.
-
-        Raises:
-            NnaccelError: the worker failed or died; names its log.
-        """
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write((json.dumps({"verb": verb, **more}) + "\n").encode())
-            self._process.stdin.flush()
-            line = self._answers.readline()
-        except BrokenPipeError:
-            line = ""
-        if not line:
-            raise NnaccelError(f"a benchmark worker died (exit code {self._process.poll()}); see {self._path}")
-        answer: dict[str, Any] = json.loads(line)
-        if not answer["ok"]:
-            raise NnaccelError(answer["error"])
-        return answer
-
-    def __enter__(self) -> Worker:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
-        if self._process.stdin is not None:
-            self._process.stdin.close()
-        try:
-            self._process.wait(20)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._answers.close()
-        self._log.close()
 
 
 @dataclass(frozen=True)
@@ -126,7 +67,7 @@ def run_case(net: str, batch: int, impls: Sequence[str], settings: Settings, say
         judge, onnx = work / "judge.npy", work / "net.onnx"
         prepare = {"net": net, "batch": batch, "threads": settings.threads, "train": settings.train}
         export_error = ""
-        with Worker(settings.threads, log) as helper:
+        with Worker(WORKER, settings.threads, log) as helper:
             helper.ask("prepare", **prepare)
             helper.ask("reference", judge=str(judge))
             if NEED_ONNX & set(impls):
@@ -142,7 +83,7 @@ def run_case(net: str, batch: int, impls: Sequence[str], settings: Settings, say
                 try:
                     if impl in NEED_ONNX and export_error:
                         raise NnaccelError(f"ONNX export failed: {export_error}")
-                    worker = Worker(settings.threads, log)
+                    worker = Worker(WORKER, settings.threads, log)
                     workers[impl] = worker
                     worker.ask("prepare", **prepare, onnx=str(onnx) if onnx.exists() else None)
                     answer = worker.ask("first_call", impl=impl, judge=str(judge))
@@ -160,8 +101,7 @@ def run_case(net: str, batch: int, impls: Sequence[str], settings: Settings, say
                         times[impl] += workers[impl].ask("time", calls=calls, untimed=untimed)["ms"]
             for impl, ms in times.items():
                 if ms:
-                    low, _, high = statistics.quantiles(ms, n=4) if len(ms) > 1 else (ms[0],) * 3
-                    found[impl].update(ms=statistics.median(ms), ms_low=low, ms_high=high, calls=len(ms))
+                    found[impl].update(summary(ms))
                 if settings.memory and (impl == "eager" or impl.startswith("nnaccel")):
                     answer = workers[impl].ask("memory")
                     found[impl].update({k: v for k, v in answer.items() if k.endswith("_bytes")})

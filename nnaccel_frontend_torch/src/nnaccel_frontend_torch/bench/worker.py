@@ -1,21 +1,17 @@
-"""One implementation of one network in a process of its own, driven over pipes.
-
-The parent sends a line of JSON per request on standard input and reads one per answer on the worker's answer
-pipe; whatever the libraries print goes to standard error.
-"""
+"""One implementation of one network in a process of its own, driven over pipes (`nnaccel_core.workers`)."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import sys
 import time
 import traceback
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from nnaccel_core.workers import serve, timed_block
 
 
 def _serve(requests: Any, answer: Any) -> None:
@@ -67,7 +63,7 @@ def _serve(requests: Any, answer: Any) -> None:
                     answer({"ok": True, "first_call_s": seconds, "max_rel_err": error})
                 elif verb == "time":
                     assert call is not None
-                    answer({"ok": True, "ms": peers.timed_block(call, request["calls"], request["untimed"])})
+                    answer({"ok": True, "ms": timed_block(call, request["calls"], request["untimed"])})
                 elif verb == "memory":
                     assert job is not None and call is not None
                     answer({"ok": True, **memory.measure(job, call)})
@@ -78,13 +74,7 @@ def _serve(requests: Any, answer: Any) -> None:
 
 def main() -> None:
     """Entry of ``python -m nnaccel_frontend_torch.bench.worker ANSWER_FD``."""
-    with os.fdopen(int(sys.argv[1]), "w") as out, contextlib.redirect_stdout(sys.stderr):
-
-        def answer(message: dict[str, Any]) -> None:
-            out.write(json.dumps(message) + "\n")
-            out.flush()
-
-        _serve(sys.stdin, answer)
+    serve(_serve)
 
 
 if __name__ == "__main__":

@@ -135,6 +135,7 @@ def test_a_graph_is_not_captured_where_copies_outweigh_launches() -> None:
 def test_large_results_are_replayed_in_place_while_addresses_stay(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a framework's caching allocator has it in a loop; other addresses run step by step, and nothing is overwritten."""
     monkeypatch.setattr(executable, "dear", lambda *_: "too much to copy")
+    monkeypatch.setattr(executable, "copying_bytes", lambda *_: 0)
     graph, _, _ = example()
     params, inputs, want = tensors_of(graph, 2)
     segment = gpu.segment(graph, params)
@@ -159,8 +160,55 @@ def test_large_results_are_replayed_in_place_while_addresses_stay(gpu: Gpu, monk
     assert built.executable.graph_state() == "replayed"  # type: ignore[attr-defined]
 
 
+def test_small_operands_that_move_are_copied_around_a_replay(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(executable, "dear", lambda *_: "too much to copy")
+    graph, _, _ = example()
+    params, inputs, want = tensors_of(graph, 2)
+    segment = gpu.segment(graph, params)
+    built = segment.built({"n": 2})
+    assert built.prepared is not None
+    outputs = [[gpu.bridge.allocate(t) for t in built.output_types] for _ in range(6)]
+    seen = []
+    for k, results in enumerate(outputs):
+        gpu.device.log.clear()
+        given = [t.clone() for t in inputs]
+        addresses = [t.data_ptr() for t in given], built.prepared.addresses, [t.data_ptr() for t in results]
+        built.executable.run(*addresses, 1, 0)
+        np.testing.assert_allclose(results[0].numpy(), want, rtol=1e-5, atol=1e-6)
+        seen.append(("capture" in gpu.device.log, "graph" in gpu.device.log, gpu.device.log.count("copy")))
+        inputs = given  # kept alive, so that addresses differ
+        for earlier in outputs[:k]:
+            np.testing.assert_allclose(earlier[0].numpy(), want, rtol=1e-5, atol=1e-6)
+    assert seen[:2] == [(False, False, 0), (False, False, 0)]
+    assert seen[2][:2] == (True, True) and all(s[:2] == (False, True) for s in seen[3:])
+    assert all(s[2] >= 2 for s in seen[2:])
+
+
+def test_kept_tensors_lie_in_a_block_that_comes_again(library: Gpu) -> None:
+    graph = network()
+    torch.manual_seed(0)
+    params = [torch.randn(tuple(v.shape)) * 0.3 for v in graph.params]  # type: ignore[arg-type]
+    segment = trained(library, graph, params)
+    x = torch.randn(2, 6, 7, 7)
+    _, kept, block = segment.forward_in_block([x], params)
+    assert block is not None and kept
+    held = [t.data_ptr() for t in kept]
+    before = [t.clone() for t in kept]
+    results, others, second = segment.forward_in_block([x + 1], params)  # while the first is held
+    assert {t.data_ptr() for t in others}.isdisjoint(held)
+    assert all(torch.equal(a, b) for a, b in zip(kept, before, strict=True))
+    del kept, block
+    _, again, block = segment.forward_in_block([x], params)
+    assert [t.data_ptr() for t in again] == held
+    assert all(torch.equal(a, b) for a, b in zip(again, before, strict=True))
+    del again, block, others, second, results
+    segment.release()
+    assert not segment._blocks._waiting
+
+
 def test_addresses_that_never_settle_are_not_captured_for_ever(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(executable, "dear", lambda *_: "too much to copy")
+    monkeypatch.setattr(executable, "copying_bytes", lambda *_: 0)
     monkeypatch.setattr(executable, "CAPTURES", 2)
     graph, _, _ = example()
     params, inputs, _ = tensors_of(graph, 2)

@@ -254,3 +254,23 @@ def test_folded_parameters_are_rounded_once():
     assert derived
     for v, memory in derived:
         np.testing.assert_array_equal(memory.numpy(v.type), exact[v].astype(np.float32))
+
+
+def test_numbers_that_follow_from_sizes_need_no_steps():
+    n = sym("n")
+    b = Builder()
+    x = b.input(n, 3)
+    count = b("extent", dim=n * 3, dtype="float32")
+    ratio = b("div", count, b("sub", count, b.const(1.0)))
+    spread = b("reshape", b("expand", b("reshape", ratio, shape=(1,)), shape=(3,)), shape=(1, 3))
+    per_channel = b("mul", spread, b.const([[1.0, 2.0, 3.0]]))
+    graph = b.done(b("reduce_sum", b("mul", x, per_channel), axes=(1,), keepdims=False), ratio)
+    for dfp in (True, False):
+        compiled = compile_graph(graph, {}, Options(dfp=dfp))
+        for size in (2, 5):
+            inputs, _ = random_values(graph, seed=size, env={"n": size})
+            for got, want in zip(compiled(inputs), run_graph(graph, inputs, {}), strict=True):
+                np.testing.assert_allclose(got, want, rtol=1e-5)
+        (segment,) = compiled.segments.values()
+        steps = segment.built({"n": 5}).placed.plan.steps
+        assert len(steps) <= 3, "the products, the sum, and the number that is a result"

@@ -35,6 +35,7 @@ class CudaBackend(Backend):
     #: wide accesses start at such addresses
     alignment: ClassVar[int] = 16
     derives_live: ClassVar[bool] = True
+    replays: ClassVar[bool] = True
 
     def __init__(self, machine: Machine, device: str) -> None:
         """``device``: ``"cuda"`` is the current device of the process, ``"cuda:1"`` the second one.

@@ -11,6 +11,7 @@ import numpy as np
 
 from nnaccel_backend_cuda.convolutions import BIAS, RESIDUAL, ConvSpec, Operand, Plan, W, X, Y
 from nnaccel_backend_cuda.products import ProductSpec
+from nnaccel_backend_cuda.stem_candidates import START, StemProposer
 from nnaccel_backend_cuda.tuning import Tuner
 from nnaccel_core.api import Machine
 from nnaccel_core.ir import Env, Graph, Node, TensorType, Value, channels_last, identity
@@ -22,8 +23,6 @@ DTYPES = ("float32", "float16", "bfloat16")
 MOST_STEPS = 3
 #: Name of the one packed form: convolution weights with their input channels innermost.
 CHANNELS_LAST = "channels-last"
-#: Seconds between the starts of two kernels of a CUDA graph.
-START = 2.5e-6
 #: Part of the peak of plain float32 that cuBLASLt reaches; tensor cores are this much faster than that peak.
 EFFICIENCY = 0.6
 TENSOR_CORES = {"float32": 6.0, "float16": 12.0, "bfloat16": 12.0}
@@ -120,7 +119,10 @@ class Proposer:
         """All usable candidates. Convolutions' plans are tuned here, so that their costs are measured."""
         drafts: list[Draft] = []
         found: list[Candidate] = []
+        few = StemProposer(self)
         for node in self.graph.nodes:
+            if node.op in ("conv", "conv_backward_weights"):
+                found += few.propose(node)
             if any(self.static(v).dtype not in DTYPES or 0 in self.static(v).shape for v in (*node.inputs, *node.outputs)):
                 continue
             if node.op in _GRADIENTS and self.tuner is not None:
@@ -307,9 +309,7 @@ class Proposer:
             if any(o not in (1, batch) for o in outer):
                 return None  # axes of the batch that are broadcast one by one
             stride_a, stride_b = (m * k if outer[0] > 1 else 0), (n * k if outer[1] > 1 else 0)
-        return ProductSpec(
-            y.dtype, batch, m, n, k, ta, tb, stride_a, stride_b, bias, activation, "matmul" in self.options.tf32
-        )
+        return ProductSpec(y.dtype, batch, m, n, k, ta, tb, stride_a, stride_b, bias, activation, "matmul" in self.options.tf32)
 
     def _product(self, node: Node, chain: Chain, spec: ProductSpec) -> Candidate:
         nbytes = sum(int(self.static(v).nbytes) for v in (*node.inputs, chain.output))  # type: ignore[arg-type]

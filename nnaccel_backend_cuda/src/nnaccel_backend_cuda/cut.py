@@ -18,8 +18,8 @@ LAUNCH = 3e-6
 MOST_OUTSIDE = 3
 #: Seconds that the host takes to launch a generated kernel, and a step of a library.
 HOST, HOST_LIBRARY = 8e-6, 40e-6
-#: Copies that take less seconds in all are no reason against a graph.
-SMALL = 2e-5
+#: Copies that take less seconds in all, or less than this part of the plan's own time, are no reason against a graph.
+SMALL, PART = 2e-5, 0.05
 
 
 @dataclass(frozen=True)
@@ -95,4 +95,10 @@ def dear(plan: Plan, cut: Cut, bandwidth: float) -> str:
     return f"copying {nbytes >> 20} MiB of inputs and results would take longer than launching {len(plan.steps)} steps"
 
 
-__all__ = ["Cut", "cut", "dear", "refs"]
+def copying_bytes(plan: Plan, bandwidth: float) -> int:
+    """Bytes that may be copied for each replay of a graph of ``plan`` on the caller's memory."""
+    busy = sum(int(evaluate(r.type.nbytes, {})) for s in plan.steps for r in refs(s)) / bandwidth
+    return int(max(SMALL, PART * busy) * bandwidth / 2)
+
+
+__all__ = ["Cut", "copying_bytes", "cut", "dear", "refs"]

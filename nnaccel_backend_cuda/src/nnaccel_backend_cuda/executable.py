@@ -5,9 +5,9 @@ inputs are copied in, small results out to the call's own memory, so that no cal
 that touch large ones are launched in front of the graph and behind it, on the caller's memory (`cut`).
 
 Where too much would be copied (`cut.dear`: a pass of training gives back an activation of nearly every layer), graphs work on
-the caller's memory altogether, and are good for calls with the very same addresses. A framework's caching allocator gives a
-training loop these, step after step; other calls run step by step. So do plans with steps on the host, and all plans under
-NNACCEL_CUDA_GRAPHS=0.
+the caller's memory, and are good for calls with the same addresses again; only what is small and lies elsewhere each time is
+copied (`mobile`). The driver gives passes of training such memory, step after step; other calls run step by step. So do plans
+with steps on the host, and all plans under NNACCEL_CUDA_GRAPHS=0.
 """
 
 from __future__ import annotations
@@ -24,10 +24,13 @@ import numpy as np
 from nnaccel_backend_cuda.candidates import ConvCall, ProductCall
 from nnaccel_backend_cuda.convolutions import Plan as ConvPlan
 from nnaccel_backend_cuda.convolutions import frontend
-from nnaccel_backend_cuda.cut import cut, dear
+from nnaccel_backend_cuda.cut import copying_bytes, cut, dear
 from nnaccel_backend_cuda.memory import ALIGNMENT, CudaMemory, Scratch, logical, physical
+from nnaccel_backend_cuda.mobile import Mobile
 from nnaccel_backend_cuda.probe import cupy
 from nnaccel_backend_cuda.products import Product
+from nnaccel_backend_cuda.stem_candidates import StemCall
+from nnaccel_backend_cuda.stems import Stem
 from nnaccel_core import debug
 from nnaccel_core.api import Executable
 from nnaccel_core.errors import NnaccelError
@@ -43,11 +46,11 @@ Spaces = Mapping[str, Sequence[int]]
 #: Enqueues one step: (spaces, address of the libraries' workspace, stream).
 Launch = Callable[[Spaces, int, int], None]
 _DEVICE_TO_DEVICE = 3
-#: Addresses of a call: inputs, prepared memory, outputs.
-Addresses = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
-#: Graphs on the caller's memory that one plan keeps, calls whose addresses it remembers, and captures in all: where addresses do
-#: not settle, capturing again and again would cost more than launching.
-KEPT, MET, CAPTURES = 4, 8, 16
+#: Addresses of a call that its graph depends on: prepared memory, inputs and outputs.
+Addresses = tuple[tuple[int, ...], tuple[int, ...]]
+#: Graphs on the caller's memory that one plan keeps, calls whose addresses it remembers, and captures: so many, and one more for
+#: each so many replays. Where addresses do not settle, capturing again and again would cost more than launching.
+KEPT, MET, CAPTURES, OFTEN = 4, 8, 16, 32
 #: Addresses at which vector accesses may start.
 ACCESS = 16
 #: Dynamic shared memory beyond this must be asked for; a block has 48 KiB, of which reductions use some (static) bytes.
@@ -114,9 +117,11 @@ class CudaExecutable(Executable):
         if self.cut.empty and not self._host:
             self._refused = self._refused or "all steps touch large inputs or results, where the caller has them"
         self._dear = dear(plan, self.cut, backend.machine.bandwidth)
+        self._mobile = Mobile((*self._sizes_in, *self._sizes_out), copying_bytes(plan, backend.machine.bandwidth))
         self._fixed: dict[Addresses, Captured] = {}
         self._met: deque[Addresses] = deque(maxlen=MET)
-        self._captures = 0
+        self._last: tuple[int, ...] | None = None
+        self._captures = self._replays = 0
         self.scratch.expect(self._direct_bytes if self._refused or self._dear else self._graph_bytes)
         self._profile: tuple[tuple[str, float], ...] = ()
         self._lock = threading.RLock()
@@ -190,6 +195,18 @@ class CudaExecutable(Executable):
                 product.run(at[0], at[1], at[2] if bias else 0, at[-1], workspace, stream)
 
             return multiply
+        if isinstance(impl, StemCall):
+            stem = Stem(impl.spec, self._backend.machine, self._backend.kernels)
+            self._workspace = max(self._workspace, stem.workspace)
+            no_bias = not impl.spec.bias and not impl.spec.gradient
+
+            def few_channels(spaces: Spaces, workspace: int, stream: int) -> None:
+                at = [spaces[p][i] + o for p, i, o in places]
+                if no_bias:
+                    at.insert(2, 0)
+                stem.run(at, workspace, stream)
+
+            return few_channels
         raise NnaccelError(f"{s.origin}: the candidate {s.candidate.reason!r} is not of the CUDA backend")
 
     def _on_host(self, s: HostStep) -> Launch:
@@ -249,18 +266,30 @@ class CudaExecutable(Executable):
         del owner
 
     def _in_place(self, inputs: Sequence[int], prepared: tuple[int, ...], outputs: Sequence[int], stream: int) -> None:
-        """Replay the graph of these addresses; capture it when they come again."""
-        key = (tuple(inputs), prepared, tuple(outputs))
+        """Replay the graph of these addresses; capture it when they come again. What differs from call to call is copied."""
+        if self._host or self._refused or self.profiling:
+            self._direct(inputs, prepared, outputs, stream)
+            return
+        m = self._mobile
+        addresses = (*inputs, *outputs)
+        key = prepared, m.fixed(addresses)
         captured = self._fixed.get(key)
         if captured is None or captured.generation != self.scratch.generation:
             again = key in self._met
-            self._met.append(key)
-            if self._host or self._refused or self.profiling or not again or self._captures >= CAPTURES:
+            if not again:
+                if self._last is not None and m.learn(self._last, addresses):
+                    self._fixed.clear()
+                    self._met.clear()
+                    key = prepared, m.fixed(addresses)
+                self._met.append(key)
+            self._last = addresses
+            if not again or self._captures >= CAPTURES + self._replays // OFTEN:
                 self._direct(inputs, prepared, outputs, stream)
                 return
-            self._reserve(self._direct_bytes)
-            spaces = self._spaces(inputs, prepared, outputs, self.scratch.address)
-            unsuited = _unsuited(inputs) or _unsuited(outputs)
+            self._reserve(self._direct_bytes + m.nbytes)
+            given, results = m.moved(inputs, outputs, self.scratch.address + self._direct_bytes)
+            spaces = self._spaces(given, prepared, results, self.scratch.address)
+            unsuited = _unsuited(given) or _unsuited(results)
             captured = None if unsuited else self._record(spaces, prepared, 0, len(self._launches))
             if captured is None:
                 self._direct(inputs, prepared, outputs, stream)
@@ -269,8 +298,15 @@ class CudaExecutable(Executable):
             self._fixed[key] = captured
             if len(self._fixed) > KEPT:
                 del self._fixed[next(iter(self._fixed))]
+        self._last = addresses
+        self._replays += 1
         self.scratch.enter(stream)
+        base = self.scratch.address + self._direct_bytes
+        for at, i, n in m.copies(inputs, 0):
+            self._copy(base + at, inputs[i], n, stream)
         cupy().cuda.runtime.graphLaunch(captured.graph.graphExec, stream)
+        for at, i, n in m.copies(outputs, len(inputs)):
+            self._copy(outputs[i], base + at, n, stream)
         self.scratch.leave(stream)
 
     def _ready_for_graph(self, prepared: tuple[int, ...], stream: int) -> bool:
@@ -400,11 +436,11 @@ class CudaExecutable(Executable):
         return self._profile
 
     def graph_state(self) -> str:
-        """"replayed", "not yet captured", or why there is no CUDA graph."""
+        """ "replayed", "not yet captured", or why there is no CUDA graph."""
         if self._captured is not None or self._fixed:
             return "replayed"
         if self._dear and not self._refused and not self._host:
-            return f"not yet captured; only for calls with the same addresses: {self._dear}"
+            return f"not yet captured; only for calls with the same addresses of large operands: {self._dear}"
         return self._refused or ("runs operators on the host" if self._host else "not yet captured")
 
     def call_bytes(self, threads: int) -> int:

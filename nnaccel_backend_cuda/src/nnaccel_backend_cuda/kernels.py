@@ -117,6 +117,24 @@ class KernelLoader:
                 self._compile(missing)
             return [self._loaded[k] for k in keys]
 
+    def text(self, symbol: str, text: str) -> Function:
+        """The function ``symbol`` of a text in CUDA C++.
+
+        Raises:
+            ToolchainError: NVRTC is missing or refused it.
+        """
+        options = self._options(wide=False)
+        key = make_key(text, " ".join(options), _version(), ABI)
+        with self._lock:
+            found = self._loaded.get(symbol + key)
+            if found is None:
+                entry = self.cache.get("cubin", key)
+                if entry is None:
+                    debug.dump("code", f"{symbol}.cu", lambda: text)
+                    entry = self.cache.put("cubin", key, nvrtc.compile(text, f"{symbol}.cu", options))
+                found = self._loaded[symbol + key] = self._function(str(entry), symbol)
+            return found
+
     def _key(self, kernel: Kernel | KernelSource, wide: bool) -> str:
         options = " ".join(self._options(wide))
         if isinstance(kernel, KernelSource) and kernel.identity:

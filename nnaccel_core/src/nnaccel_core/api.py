@@ -141,6 +141,14 @@ class Bridge(abc.ABC):
     def allocate(self, type: TensorType) -> Any:
         """An uninitialized tensor of the framework, of static ``type``, from the framework's own allocator."""
 
+    def allocate_block(self, types: Sequence[TensorType]) -> list[Any]:
+        """Uninitialized tensors of static ``types``, in one piece of memory where the framework can do that."""
+        return [self.allocate(t) for t in types]
+
+    def capturing(self) -> bool:
+        """Whether the user is recording what is enqueued now, to run it again at any time (``torch.cuda.graph``)."""
+        return False
+
     def numpy(self, tensor: Any) -> np.ndarray[Any, Any]:
         """The tensor's values in logical axis order: a view where the memory is the host's, else a copy."""
         return np.from_dlpack(tensor)
@@ -148,6 +156,11 @@ class Bridge(abc.ABC):
     @abc.abstractmethod
     def copy(self, target: Any, source: Any) -> None:
         """Write ``source`` over ``target`` (same shape and dtype) the way the framework's own assignment would."""
+
+    def copy_all(self, targets: Sequence[Any], sources: Sequence[Any]) -> None:
+        """`copy` of many."""
+        for target, source in zip(targets, sources, strict=True):
+            self.copy(target, source)
 
     def threads(self) -> int:
         """How many CPU threads the framework would use now."""
@@ -239,6 +252,8 @@ class Backend(abc.ABC):
     #: Parameters change with every step of training. True: what derives from them is computed by the plan itself, on the device,
     #: and weights of dense convolutions are brought to channels-last there. False: the host derives and packs before each run.
     derives_live: ClassVar[bool] = False
+    #: Runs with the same addresses as an earlier one cost less: training passes get memory at addresses that come again.
+    replays: ClassVar[bool] = False
     #: Of ``"float16"`` and ``"bfloat16"``: types that it has no fast products of. Where a framework would lower the precision of
     #: a float32 network to these to gain time (autocast), such products are computed in float32 instead.
     widened: ClassVar[frozenset[str]] = frozenset()

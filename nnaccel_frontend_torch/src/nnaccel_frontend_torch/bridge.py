@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from nnaccel_core.api import Bridge
-from nnaccel_core.ir import TensorType, identity
+from nnaccel_core.ir import TensorType, evaluate, identity
+
+#: Bytes; what wide accesses, and neighbours in one copy, want.
+BLOCK_ALIGNMENT = 256
 
 
 class TorchCpuBridge(Bridge):
@@ -98,6 +102,17 @@ class TorchCpuBridge(Bridge):
         with self._torch.no_grad():
             target.copy_(source)
 
+    def copy_all(self, targets: Sequence[Any], sources: Sequence[Any]) -> None:
+        """Write each of ``sources`` over one of ``targets``; by few kernels where there are many."""
+        by_type: dict[Any, tuple[list[Any], list[Any]]] = {}
+        for target, source in zip(targets, sources, strict=True):
+            pair = by_type.setdefault((target.dtype, source.dtype), ([], []))
+            pair[0].append(target)
+            pair[1].append(source)
+        with self._torch.no_grad():
+            for pair in by_type.values():
+                self._torch._foreach_copy_(*pair)
+
 
 class TorchCudaBridge(TorchCpuBridge):
     """Memory of torch's caching allocator on the current NVIDIA GPU."""
@@ -113,6 +128,29 @@ class TorchCudaBridge(TorchCpuBridge):
         if strides is None:
             return self._empty(shape, dtype=dtype, device=self._place())
         return self._empty_strided(shape, strides, dtype=dtype, device=self._place())
+
+    def allocate_block(self, types: Sequence[TensorType]) -> list[Any]:
+        """Uninitialized tensors in one piece of memory, each at a multiple of `BLOCK_ALIGNMENT` from its start."""
+        places, total = [], 0
+        for t in types:
+            places.append(total)
+            total += -(-int(evaluate(t.nbytes, {})) // BLOCK_ALIGNMENT) * BLOCK_ALIGNMENT
+        block = self._empty((total,), dtype=self._torch.uint8, device=self._place())
+        typed: dict[Any, Any] = {}  # the block as numbers of one kind
+        found = []
+        for t, at in zip(types, places, strict=True):
+            shape, strides, dtype = self._plan_of(t)
+            whole = typed.get(dtype)
+            if whole is None:
+                whole = typed[dtype] = block.view(dtype)
+            if strides is None:
+                strides = self._dtypes.torch_strides(t)
+            found.append(whole.as_strided(shape, strides, at // dtype.itemsize))
+        return found
+
+    def capturing(self) -> bool:
+        """Whether the current stream is being captured into a CUDA graph."""
+        return bool(self._torch.cuda.is_current_stream_capturing())
 
     def numpy(self, tensor: Any) -> Any:
         """A copy of the tensor's values in host memory; waits for the GPU."""

@@ -334,6 +334,12 @@ class State:
         if self._twin is not None:
             self._twin.dirty = True
 
+    def release(self) -> None:
+        """Leave memory that waits for the next training step to torch."""
+        for state in (self, self._twin):
+            if state is not None:
+                state.session.release()
+
     # --- programs -----------------------------------------------------------------------------------------------
 
     def _dense(self, tensors: Sequence[torch.Tensor]) -> tuple[list[torch.Tensor], list[tuple[int, ...]]]:

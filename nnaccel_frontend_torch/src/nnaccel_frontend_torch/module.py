@@ -96,6 +96,8 @@ def optimized_class(base: type[nn.Module]) -> type[nn.Module]:
 
         def train(self: Any, mode: bool = True) -> Any:
             self._nnaccel.refresh()
+            if not mode:
+                self._nnaccel.release()
             return base.train(self, mode)
 
         functools.update_wrapper(train, base.train)

@@ -28,18 +28,24 @@ class _Segment(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, segment: TrainedSegment, count: int, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:  # type: ignore[override]
-        results, kept = segment.forward(tensors[:count], _off_tape(tensors[count:]))
+        # What nobody else can see is ours to free while gradients are taken, and to lay into a block; but hooks on saved tensors
+        # (offloading, checkpoints) are to see it.
+        own = _saved_tensors_hooks(True) is None
+        given = tensors[:count], _off_tape(tensors[count:])
+        if own:
+            results, kept, ctx.block = segment.forward_in_block(*given)
+        else:
+            (results, kept), ctx.block = segment.forward(*given), None
+        if ctx.block is not None:  # values of updates lie in the block too, and torch wants results of its own
+            results[segment.outputs :] = [t.detach() for t in results[segment.outputs :]]
         ctx.segment, ctx.count, ctx.tensors = segment, count, tensors
         ctx.of_results = [(t.shape, t.dtype, t.device) for t in results]
         n = segment.outputs
-        given = {"input": tensors, "output": [*results[:n], *kept]}
-        # What nobody else can see is ours to free while gradients are taken; but hooks on saved tensors (offloading, checkpoints)
-        # are to see it.
-        own = _saved_tensors_hooks(True) is None
+        places = {"input": tensors, "output": [*results[:n], *kept]}
         ctx.own = [own and s.place == "output" and s.index >= n for s in segment.sources]
         ctx.kept = [kept[s.index - n] for s, mine in zip(segment.sources, ctx.own, strict=True) if mine]
         others = [s for s, mine in zip(segment.sources, ctx.own, strict=True) if s.place != "grad" and not mine]
-        saved = [given[s.place][s.index] for s in others]
+        saved = [places[s.place][s.index] for s in others]
         # Parameters are read where they are when gradients are taken; saving them has torch notice writes in between.
         ctx.save_for_backward(*saved, *tensors[count:])
         ctx.set_materialize_grads(False)
@@ -69,6 +75,8 @@ class _Segment(torch.autograd.Function):
             given = _given(segment.sources, ctx.own, seeds, kept, rest, layouts)
             del kept, seeds
             found = segment.backward(given, parameters)
+            if ctx.kept is None:
+                ctx.block = None
         given_of = {k for k, g in enumerate(grads) if g is not None}
         there = [not given_of.isdisjoint(of) for of in segment.depends]
         return (None, None, *(found[k] if k is not None and there[k] else None for k in segment.gradient_of))

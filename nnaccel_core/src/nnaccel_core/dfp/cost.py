@@ -17,7 +17,7 @@ from nnaccel_core.dfp.regions import Region, Tiling, physical_axes
 from nnaccel_core.dfp.scalars import step_along
 from nnaccel_core.dfp.spmd import kernel_dims, scratch_sizes
 from nnaccel_core.dfp.storage import Staged
-from nnaccel_core.ir import Dim, Value, ceil_div, dim_min, product, sym
+from nnaccel_core.ir import Dim, Value, ceil_div, dim_max, dim_min, product, sym
 from nnaccel_core.ir.types import ITEMSIZE
 from nnaccel_core.loopir.grammar import Binary, Nest
 
@@ -69,7 +69,8 @@ class Model:
 
     Attributes:
         extents_text: ``f(*dims)`` -> tiled extents and bytes of each argument.
-        tile_text: ``f(*dims, *tiles)`` -> scratch bytes, operations, streamed bytes and bytes loaded by reductions of one task.
+        tile_text: ``f(*dims, *tiles)`` -> of one task: scratch bytes, operations, streamed bytes, bytes loaded by reductions, and
+            how many threads find work in it.
         steps: smallest tile per tiled axis (a vector for the contiguous axis).
         efficiency: part of the peak that the loops reach; plans: those made so far.
     """
@@ -86,7 +87,7 @@ class Model:
         return eval(self.extents_text)  # type: ignore[no-any-return]
 
     @functools.cached_property
-    def tile(self) -> Callable[..., tuple[int, int, int, int]]:
+    def tile(self) -> Callable[..., tuple[int, int, int, int, int]]:
         return eval(self.tile_text)  # type: ignore[no-any-return]
 
 
@@ -126,6 +127,24 @@ def _work(nest: Nest, points: Dim) -> Dim:
     return points * (product(e for _, e in nest.reduce) * per_term + 2 * scalar_cost(nest.final))
 
 
+def _threads(staged: Staged, tiling: Tiling, lanes: int) -> Dim:
+    """How many threads of a block a tile gives work to, ``lanes`` elements each: of the nest that has most."""
+    from nnaccel_core.dfp.simt_bundle import bundles
+
+    most: Dim = 1
+    for together in bundles(staged, tiling.regions):
+        nests = [staged.nests[k] for k in together]
+        for nest in [n for n in nests if n.combine is not None] or nests:  # element-wise results ride along with sums
+            points = product(_sizes(nest.out.shape, tiling.regions[nest.out]))
+            loads = [ld for ld in loads_of(nest.body) if isinstance(ld.buffer, Value)]
+            along = {a for a in nest.axes if any(step_along(ld.index, ld.buffer.type.strides(), a) == 1 for ld in loads)}
+            for r, extent in nest.reduce:
+                if not along and any(step_along(ld.index, ld.buffer.type.strides(), r) == 1 for ld in loads):
+                    points = points * extent  # threads share the terms of each sum
+            most = dim_max(most, ceil_div(points, lanes))
+    return most
+
+
 def model(staged: Staged, tiling: Tiling, simd_bytes: int, efficiency: float = EFFICIENCY, gpu: bool = False) -> Model:
     """The cost model of a kernel that reaches ``efficiency`` of the machine's peak."""
     arguments = (*staged.inputs, *staged.outputs)
@@ -153,7 +172,8 @@ def model(staged: Staged, tiling: Tiling, simd_bytes: int, efficiency: float = E
     lanes = max(1, simd_bytes // ITEMSIZE[root.dtype])
     whole = CHUNK if gpu else 4 * simd_bytes
     steps = tuple(max(lanes, whole // ITEMSIZE[root.dtype]) if a in physical_axes(root.type)[-1:] else 1 for a in tiling.axes)
-    of_tile = function_text(dims, [scratch, work, streamed, loaded])
+    shared = _threads(staged, tiling, lanes) if gpu else 1
+    of_tile = function_text(dims, [scratch, work, streamed, loaded, shared])
     return Model(function_text(free, sizes), of_tile, len(tiling.axes), steps, efficiency)
 
 
@@ -216,7 +236,7 @@ def _plan(m: Model, dims: Sequence[int], machine: Machine) -> Plan:
     per_core = machine.flops / machine.cores * m.efficiency
     best: Plan | None = None
     for tiles in tile_candidates(extents, m.steps, TASKS_PER_CORE * machine.cores):
-        scratch, work, streamed, loaded = m.tile(*dims, *tiles)
+        scratch, work, streamed, loaded, _ = m.tile(*dims, *tiles)
         tasks = _tasks(extents, tiles)
         waves = -(-tasks // machine.cores)
         compute = waves * (work / per_core + TASK)

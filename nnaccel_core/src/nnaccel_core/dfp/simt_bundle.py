@@ -132,7 +132,9 @@ def emit_bundle(
         if nest.combine is None:
             assert row is not None
             env = {nest.axes[row[0]]: sym(r)}  # where the row is walked
-            value = e.fetch(e.concrete(nest.body, e.moved(env)), known, walked)
+            body = e.concrete(nest.body, e.moved(env))
+            e.fetch_ahead(body, r, known, opened)
+            value = e.fetch(body, known, walked)
             statements, result, at = e.put(value, env)
             walked += statements
             known[e.out.buffer, at] = result
@@ -141,7 +143,9 @@ def emit_bundle(
         acc = e.register("a", dtype)
         start = Const(identity(str(nest.combine), dtype), dtype)
         opened += [Alloc(acc), e.each([Store(acc, (sym(e.j),), start)])]
-        term = e.fetch(e.concrete(nest.body, e.moved({})), known, walked)
+        body = e.concrete(nest.body, e.moved({}))
+        e.fetch_ahead(body, r, known, opened)
+        term = e.fetch(body, known, walked)
         if scalar_dtype(term) != dtype:
             term = Cast(term, dtype)
         pre, term = share(term, names)

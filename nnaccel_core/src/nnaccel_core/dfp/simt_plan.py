@@ -62,7 +62,7 @@ def plan(m: Model, dims: Sequence[int], machine: Machine) -> Plan:
     efficiency = PRODUCTS if m.efficiency == PRODUCT_EFFICIENCY else EFFICIENCY
     best: Plan | None = None
     for tiles in tile_candidates(extents, m.steps):
-        scratch, work, streamed, _ = m.tile(*dims, *tiles)
+        scratch, work, streamed, _, parallel = m.tile(*dims, *tiles)
         if scratch > machine.l1:
             continue
         tasks = _tasks(extents, tiles)
@@ -80,6 +80,8 @@ def plan(m: Model, dims: Sequence[int], machine: Machine) -> Plan:
         if best is None or seconds < best.seconds:
             block = BLOCK if tasks * items // BLOCK >= machine.cores * BUSY else 1
             wanted = min(MOST, max(WARP, WARP * round(items / block / WARP)))
+            # Idle threads keep other blocks from a multiprocessor.
+            wanted = min(wanted, WARP * math.ceil(max(1, parallel) / WARP))
             best = Plan(tiles, tasks, scratch, moved + again, work * tasks, seconds, wanted, block)
     if best is None:
         return Plan(tuple(1 for _ in extents), 1, 0, moved, 0, math.inf)

@@ -252,6 +252,13 @@ class StencilEmitter(NestEmitter):
             known[key] = found
         return Load(found, (sym(self.j),) if varies else ())
 
+    def fetch_ahead(self, s: Scalar, axis: str, known: Loaded, out: list[Stmt]) -> None:
+        """Fill registers with what ``s``, without choices by position, loads alike for all of a loop over ``axis``."""
+        for load in loads_of(s):
+            outside = isinstance(load.buffer, Buffer) and load.buffer.space in ("global", "tile")
+            if outside and not any(axis in free_symbols(d) for d in load.index):
+                self._load(load, known, out)
+
     def fetch(self, s: Scalar, known: Loaded, out: list[Stmt]) -> Scalar:
         """``s`` (on buffers) with its loads and choices by position in registers, filled in ``out``."""
         memo: dict[int, Scalar] = {}

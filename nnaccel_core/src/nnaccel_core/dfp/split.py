@@ -1,4 +1,4 @@
-"""Sums over the outermost axis, of a batch, in two steps, so that a thread block has work for all its threads.
+"""Sums over a batch, or over the rows of an image, in two steps, so that a thread block has work for all its threads.
 
 Such a sum has few results and many terms far apart: a thread for each result would walk the batch alone and wait for memory at
 every term. Instead `LANES` threads take every so manieth term each, and their parts are added up in shared memory.
@@ -6,6 +6,7 @@ every term. Instead `LANES` threads take every so manieth term each, and their p
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from functools import partial
 
@@ -31,6 +32,24 @@ def _is_batch_sum(nest: Nest) -> bool:
     return bool(by_axis) and all(_outermost(ld) == sym(name) for ld in by_axis)
 
 
+def _is_image_sum(nest: Nest, inputs: Collection[Value]) -> bool:
+    """Whether ``nest`` reduces an axis of images, of which only batch and channels are left, and reads them from memory."""
+    if nest.combine is None or nest.where or len(nest.reduce) != 1 or len(nest.out.shape) < 3:
+        return False
+    ((name, extent),) = nest.reduce
+    layout = nest.out.type.layout
+    if (isinstance(extent, int) and extent <= LANES) or any(nest.out.shape[a] != 1 for a in layout[1:-1]):
+        return False
+    by_axis = [ld for ld in loads_of(nest.body) if any(d == sym(name) for d in ld.index)]
+    return bool(by_axis) and all(ld.buffer in inputs and sym(name) in _between(ld) for ld in by_axis)
+
+
+def _between(load: Load) -> list[Dim]:
+    """The indices of ``load`` along the axes between the outermost and the contiguous one."""
+    assert isinstance(load.buffer, Value)
+    return [load.index[a] for a in load.buffer.type.layout[1:-1]]
+
+
 def _outermost(load: Load) -> Dim:
     """The index of ``load`` along the axis that is outermost in memory."""
     assert isinstance(load.buffer, Value)
@@ -38,11 +57,11 @@ def _outermost(load: Load) -> Dim:
 
 
 def split_sums(staged: Staged) -> Staged:
-    """``staged`` with each sum over a batch as partial sums and the sum of these."""
+    """``staged`` with each such sum as partial sums and the sum of these."""
     nests: list[Nest] = []
     kinds = list(staged.kinds)
     for nest in staged.nests:
-        if not _is_batch_sum(nest):
+        if not (_is_batch_sum(nest) or _is_image_sum(nest, staged.inputs)):
             nests.append(nest)
             continue
         ((name, extent),) = nest.reduce

@@ -32,6 +32,7 @@ from nnaccel_core.place import Placed, PreparedKey, place
 from nnaccel_core.plan import BufferRef, LibraryStep, Plan
 from nnaccel_core.select.candidate import Candidate, Pack
 from nnaccel_core.select.cover import Selection, select
+from nnaccel_core.select.known import sizes_as_constants
 
 #: Results of ``prepare`` nodes up to this many bytes are kept while the others are computed.
 KEEP_BYTES = 1 << 16
@@ -172,8 +173,11 @@ class CompiledSegment:
             common_env(self.source.inputs[i].shape, tuple(tensors[i].shape), env)
         return env
 
-    def run(self, built: Built, tensors: Sequence[Any]) -> list[Any]:
-        """Outputs, then values of updates, as new tensors of the framework; ``built`` is for the sizes of ``tensors``."""
+    def run(
+        self, built: Built, tensors: Sequence[Any], allocate: Callable[[Sequence[TensorType]], list[Any]] | None = None
+    ) -> list[Any]:
+        """Outputs, then values of updates, as new tensors of the framework, or those of ``allocate``; ``built`` is for the sizes
+        of ``tensors``."""
         bridge = self.bridge
         prepared = built.prepared
         if prepared is None or prepared.generation != self._generation:
@@ -187,7 +191,7 @@ class CompiledSegment:
             built = self.strict(built)
             prepared = built.prepared
             assert prepared is not None
-        results = [bridge.allocate(t) for t in built.output_types]
+        results = [bridge.allocate(t) for t in built.output_types] if allocate is None else allocate(built.output_types)
         built.executable.run(given, prepared.addresses, [address(t) for t in results], threads, bridge.stream())
         return results
 
@@ -231,6 +235,7 @@ class CompiledSegment:
         if selection is None:
             selection = select(stage.graph, self._candidates(stage.graph, env, options, None))
             stage.covers.add(options, env, cover_of(selection))
+        selection = sizes_as_constants(stage.graph, selection, env)
         debug.dump("select", self.source.name, lambda: format_selection(selection))
         return selection, place(stage.graph, selection, env)
 
@@ -391,9 +396,7 @@ class CompiledSegment:
             candidate, (BufferRef("input", 0, 0, static),), (BufferRef("output", 0, 0, node.output.type),), None, v.name
         )
         plan = Plan("pack", (step,), (static,), (), (node.output.type,))
-        self.backend.build(plan, self.options).run(
-            (address,), (), (packed.address,), self.bridge.threads(), self.bridge.stream()
-        )
+        self.backend.build(plan, self.options).run((address,), (), (packed.address,), self.bridge.threads(), self.bridge.stream())
         return packed.address, packed
 
     def derived(self, v: Value, memo: dict[Value, np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:

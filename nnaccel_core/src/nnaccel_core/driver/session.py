@@ -125,11 +125,10 @@ class Compiled:
         """Write what the segment updates, and take those values off ``results``."""
         graph = part.graph
         n = len(graph.outputs)
-        for u, value in zip(graph.updates, results[n:], strict=True):
-            if u.target in graph.inputs:
-                self.bridge.copy(tensors[graph.inputs.index(u.target)], value)
-            else:
-                self.bridge.copy(self.captured.parameters[u.target.name](), value)
+        place = {v: k for k, v in enumerate(graph.inputs)}
+        getters = self.captured.parameters
+        targets = [tensors[place[u.target]] if u.target in place else getters[u.target.name]() for u in graph.updates]
+        self.bridge.copy_all(targets, results[n:])
         del results[n:]
 
     def _trained(self, part: Segment, tensors: Sequence[Any], tracked: Sequence[Any]) -> TrainedSegment | None:
@@ -173,6 +172,11 @@ class Compiled:
         """Parameters changed: drop everything derived from them."""
         for segment in tuple(self.segments.values()):
             segment.refresh()
+
+    def release(self) -> None:
+        """Leave memory that waits for the next training pass to the framework."""
+        for trained in tuple(self._training.values()):
+            trained.release()
 
     def prepared_bytes(self) -> int:
         """Bytes of derived and packed parameters held beside the framework's own."""
@@ -220,3 +224,8 @@ class Session:
         """Parameters changed: drop everything derived from them."""
         for compiled in self.programs().values():
             compiled.refresh()
+
+    def release(self) -> None:
+        """Leave memory that waits for the next training pass to the framework."""
+        for compiled in self.programs().values():
+            compiled.release()

@@ -10,8 +10,9 @@ from typing import Any
 
 from nnaccel_core.api import Backend, Bridge, Captured
 from nnaccel_core.autodiff import derive, gradient_graph, gradients, relaid, split, with_layouts
+from nnaccel_core.driver.blocks import Block, Blocks
 from nnaccel_core.driver.segment import CompiledSegment
-from nnaccel_core.ir import Env, Graph, Value
+from nnaccel_core.ir import Env, Graph, TensorType, Value
 from nnaccel_core.ir.types import Layout
 from nnaccel_core.options import Options
 
@@ -87,6 +88,7 @@ class TrainedSegment:
         self._forward = CompiledSegment(forward, backend, bridge, options, self._getters, [*own, *[None] * extra])
         self._whole: Graph | None = None
         self._asked = 0
+        self._blocks = Blocks(bridge)
         #: the backward pass as it runs now, once gradients were asked for
         self.parts: tuple[BackwardPart, ...] = ()
         self._lock = threading.RLock()
@@ -104,9 +106,33 @@ class TrainedSegment:
         ``tracked`` are the parameters, dense, off the tape. They may have changed in any way since the last step, so that nothing
         derived from them is kept.
         """
-        results = self._run(self._forward, self._forward.sizes(inputs), inputs, tracked)
+        results, kept, _ = self._run_forward(inputs, tracked, None)
+        return results, kept
+
+    def forward_in_block(self, inputs: Sequence[Any], tracked: Sequence[Any]) -> tuple[list[Any], list[Any], Block | None]:
+        """`forward`, of which the caller hands nothing that is kept to anybody else, and holds the block until `backward` ran:
+        what is kept lies in it. None where that has no use."""
+        blocks = self._blocks if self._backend.replays and not self._bridge.capturing() else None
+        return self._run_forward(inputs, tracked, blocks)
+
+    def _run_forward(
+        self, inputs: Sequence[Any], tracked: Sequence[Any], blocks: Blocks | None
+    ) -> tuple[list[Any], list[Any], Block | None]:
+        held: list[Block] = []
+
+        def allocate(types: Sequence[TensorType]) -> list[Any]:
+            if blocks is None:
+                return [self._bridge.allocate(t) for t in types]
+            held.append(blocks.take(types[self.outputs :]))
+            return [*(self._bridge.allocate(t) for t in types[: self.outputs]), *held[0].tensors]
+
+        results = self._run(self._forward, self._forward.sizes(inputs), inputs, tracked, allocate)
         n = len(self._forward.source.outputs)
-        return results[: self.outputs] + results[n:], results[self.outputs : n]
+        return results[: self.outputs] + results[n:], results[self.outputs : n], held[0] if held else None
+
+    def release(self) -> None:
+        """Leave memory that waits for the next pass to the framework."""
+        self._blocks.clear()
 
     def backward(self, given: Iterable[Any], tracked: Sequence[Any]) -> list[Any]:
         """Gradients, from tensors in the order of `sources` and the parameters that `forward` was given.
@@ -114,22 +140,26 @@ class TrainedSegment:
         Each of ``given`` is let go of as soon as it was used: what nobody else holds is freed while this still runs.
         """
         backward = self._backward()
+        allocate = self._bridge.allocate_block if self._backend.replays else None
         values = dict(zip(backward.inputs, given, strict=True))
         for part in self._parts_for(values):
             tensors = [values[v] for v in part.reads]
             for v in part.frees:
                 del values[v]
             env = part.segment.sizes_of_own(tensors)
-            values.update(zip(part.makes, self._run(part.segment, env, tensors, tracked), strict=True))
+            values.update(zip(part.makes, self._run(part.segment, env, tensors, tracked, allocate), strict=True))
         return [values[v] for v in backward.outputs]
 
-    def _run(self, segment: CompiledSegment, env: Env, tensors: Sequence[Any], tracked: Sequence[Any]) -> list[Any]:
+    def _run(
+        self, segment: CompiledSegment, env: Env, tensors: Sequence[Any], tracked: Sequence[Any],
+        allocate: Callable[[Sequence[TensorType]], list[Any]] | None,
+    ) -> list[Any]:  # fmt: skip
         # One run at a time: what is derived from the parameters belongs to this run.
         with self._lock:
             self._bound = dict(zip(self.parameters, tracked, strict=True))
             segment.refresh()
             try:
-                return segment.run(segment.built(env), tensors)
+                return segment.run(segment.built(env), tensors, allocate)
             finally:
                 self._bound = {}
 

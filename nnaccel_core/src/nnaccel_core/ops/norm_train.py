@@ -63,14 +63,21 @@ def _decompose(r: Rewriter, node: Node, inputs: Sequence[Value]) -> Sequence[Val
         mean = e("reduce_mean", x, axes=(last,), keepdims=True)
         moved = e("sub", mean, first)
         var = e("relu", e("sub", e("reduce_mean", e("mul", off, off), axes=(last,), keepdims=True), e("mul", moved, moved)))
-    for axes in (tuple(range(2, last)), (0,)):  # the rest of an image, the batch
-        if axes:
-            parts, mean = mean, e("reduce_mean", mean, axes=axes, keepdims=True)
-            off = e("sub", parts, mean)
-            square = e("mul", off, off)
-            var = e("reduce_mean", square if var is None else e("add", square, var), axes=axes, keepdims=True)
-    assert var is not None
-    return e("reshape", mean, shape=(x.shape[1],)), e("reshape", var, shape=(x.shape[1],))
+    def deviations(parts: Value, axes: Sequence[int]) -> tuple[Value, Value]:
+        """The mean of ``parts``, and what is to be averaged for their variance."""
+        found = e("reduce_mean", parts, axes=tuple(axes), keepdims=True)
+        off = e("sub", parts, found)
+        square = e("mul", off, off)
+        return found, square if var is None else e("add", square, var)
+
+    rest = tuple(range(2, last))
+    if rest:  # of an image
+        mean, square = deviations(mean, rest)
+        var = e("reduce_mean", square, axes=rest, keepdims=True)
+    # The batch; axes of extent 1 go with it, so that no change of shape parts these kernels from what reads their results.
+    parts, (_, square) = mean, deviations(mean, (0,))
+    every = (0, *range(2, last + 1))
+    return e("reduce_mean", parts, axes=every, keepdims=False), e("reduce_mean", square, axes=every, keepdims=False)
 
 
 def _vjp(r: Rewriter, n: Node, ins: Sequence[Value], outs: Sequence[Value], gs: Sequence[Value | None]) -> Sequence[Value | None]:

@@ -85,6 +85,12 @@ def twins(b: Builder) -> tuple[Value, ...]:
     return (b("add", b("exp", b("neg", x)), b("exp", b("neg", x))),)
 
 
+def halves(b: Builder) -> tuple[Value, ...]:
+    x = b("cast", b("relu", b.input(N, 3, 4, dtype="float16")), dtype="float32")
+    mean = b("reduce_mean", x, axes=(2,), keepdims=True)
+    return (b("mul", b("sub", x, mean), x),)
+
+
 SAMPLES: dict[str, Callable[[Builder], tuple[Value, ...]]] = {
     "eliminate_identities": identities,
     "merge_views": views,
@@ -98,6 +104,7 @@ SAMPLES: dict[str, Callable[[Builder], tuple[Value, ...]]] = {
     "fold_constants": constants,
     "eliminate_common_subexpressions": twins,
     "eliminate_dead_identities": identities,
+    "widen_for_each_reader": halves,
 }
 
 

@@ -16,6 +16,7 @@ from nnaccel_core.autodiff.parts import relaid
 from nnaccel_core.autodiff.reverse import Joint, gradients
 from nnaccel_core.ir import Graph, Node, Value, live_nodes
 from nnaccel_core.ir.types import Layout
+from nnaccel_core.ops.elementwise import is_widening
 from nnaccel_core.ops.registry import lookup
 
 #: How far back a value may be computed again from what is kept.
@@ -89,6 +90,12 @@ class _Partition:
         order = {v: k for k, n in enumerate(self.joint.forward.nodes) for v in n.outputs}
         for v in sorted(later, key=order.__getitem__):
             if v in self.kept:
+                continue
+            node = self.producers[v]
+            if is_widening(node):  # what it was made of takes fewer bytes
+                self.again.add(node)
+                if node.inputs[0] not in self.given:
+                    self.kept[node.inputs[0]] = None
                 continue
             chain = self._chain(v, _DEPTH)
             if chain is not None and (self._inside(v) or self.remat == "memory" or _moves_nothing(chain[0])):

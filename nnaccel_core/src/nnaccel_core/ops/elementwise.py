@@ -13,6 +13,7 @@ import numpy as np
 
 from nnaccel_core.errors import ShapeError
 from nnaccel_core.ir import Dim, Node, Rewriter, TensorType, Value, numpy_dtype, sym
+from nnaccel_core.ir.types import FLOATS, ITEMSIZE
 from nnaccel_core.loopir.grammar import Binary, Cast, Const, Load, Nest, Scalar, Select, Unary, scalar_dtype
 from nnaccel_core.ops.registry import Array, Attrs, Emitter, OpDef, Sample, Vjp, flat_vjp, register, unary_vjp
 
@@ -395,4 +396,13 @@ register(
     )
 )
 
-__all__ = ["axis_names", "load_broadcast", "pointwise", "unary", "unbroadcast"]
+
+def is_widening(node: Node) -> bool:
+    """Whether ``node`` casts floating-point numbers to a wider type, which is exact."""
+    if node.op != "cast":
+        return False
+    a, b = node.inputs[0].dtype, node.output.dtype
+    return a in FLOATS and b in FLOATS and ITEMSIZE[a] < ITEMSIZE[b]
+
+
+__all__ = ["axis_names", "is_widening", "load_broadcast", "pointwise", "unary", "unbroadcast"]

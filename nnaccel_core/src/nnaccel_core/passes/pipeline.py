@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from nnaccel_core.ir import Graph
 from nnaccel_core.ir.verify import verify
 from nnaccel_core.ops.registry import infer
-from nnaccel_core.passes import canonicalize, concat, fold
+from nnaccel_core.passes import canonicalize, casts, concat, fold
 
 GraphPass = Callable[[Graph], Graph]
 
@@ -25,6 +25,7 @@ GRAPH_PASSES: tuple[tuple[str, GraphPass], ...] = (
     ("fold_constants", canonicalize.fold_constants),
     ("eliminate_common_subexpressions", canonicalize.eliminate_common_subexpressions),
     ("eliminate_dead_identities", canonicalize.eliminate_identities),
+    ("widen_for_each_reader", casts.widen_for_each_reader),
 )
 
 

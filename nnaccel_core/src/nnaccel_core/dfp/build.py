@@ -74,8 +74,10 @@ _lock = threading.Lock()
 def stage(general: General, recompute: int = RECOMPUTE) -> tuple[Staged, Tiling] | Reason:
     """Stages 1 to 3 of a generalized group: its nests after `storage`, and the tile grid."""
     group = general.group
-    staged = storage(lower(group), group.inputs, group.outputs, recompute)
-    if recompute == RECOMPUTE_GPU:
+    on_gpu = recompute == RECOMPUTE_GPU
+    # Threads of one loop would compute what only some of them have a use for.
+    staged = storage(lower(group), group.inputs, group.outputs, recompute, parts=not on_gpu)
+    if on_gpu:
         staged = split_sums(staged)
     grid = tiling(staged)
     if isinstance(grid, Reason):

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from nnaccel_core.dfp.emit import WINDOW, NestEmitter, Place
 from nnaccel_core.dfp.nests import nest_loads, subexpressions
-from nnaccel_core.dfp.regions import Tiling, physical_axes
+from nnaccel_core.dfp.regions import Region, Tiling, physical_axes
 from nnaccel_core.dfp.scalars import Names
 from nnaccel_core.dfp.simt_bundle import bundles, emit_bundle
 from nnaccel_core.dfp.simt_stencil import StencilEmitter, conditional_loads, flat
@@ -22,6 +22,7 @@ from nnaccel_core.dfp.storage import Staged
 from nnaccel_core.ir import Dim, TensorType, Value, dim_max, dim_min, free_symbols, sym
 from nnaccel_core.ir.dims import linear
 from nnaccel_core.ir.types import ITEMSIZE
+from nnaccel_core.loopir.divisors import divisor
 from nnaccel_core.loopir.grammar import (
     Barrier,
     Binary,
@@ -99,12 +100,18 @@ def map_simt(name: str, staged: Staged, tiling: Tiling, shape: Shape = Shape()) 
     """
     multiples = tuple((d, shape.vector) for d in wide_symbols(staged, tiling)) if shape.vector > 1 else ()
     written: set[Value] = set()
+    facts = dict(multiples)
+    for k, extent in enumerate(tiling.extents):
+        facts[f"o{k}"] = divisor(sym(f"p{k}") * sym(f"t{k}"), facts)
+        facts[f"e{k}"] = divisor(dim_min(sym(f"o{k}") + sym(f"t{k}"), extent), facts)
 
     def emit_works(works: Sequence[Work], buffers: Mapping[Value, Place], names: Names) -> list[Stmt]:
         axes = {SimtEmitter(w.nest, buffers, w.lo, w.hi, names, 1).simd_axis() for w in works}
         axis = axes.pop()
         together = len(works) > 1 and not axes and axis is not None and all(axis in w.nest.axes for w in works)
         together = together and not any(axis in free_symbols(b.index) for w in works for b in w.nest.where)
+        for w in works:
+            facts.update(_region_facts(w, tiling.regions[w.nest.out], facts))
         body: list[Stmt] = []
         for part in [works] if together else [[w] for w in works]:
             inside = {w.nest.out for w in part}
@@ -114,14 +121,25 @@ def map_simt(name: str, staged: Staged, tiling: Tiling, shape: Shape = Shape()) 
             written.update(inside)
             if together:
                 assert axis is not None
-                body += emit_bundle(part, buffers, names, axis, shape.vector, dict(multiples))
+                body += emit_bundle(part, buffers, names, axis, shape.vector, facts)
             else:
                 (w,) = part
-                body += emit(w.nest, buffers, w.lo, w.hi, names, shape, dict(multiples))
+                body += emit(w.nest, buffers, w.lo, w.hi, names, shape, facts)
         return body
 
     kernel = map_nests(name, staged, tiling, emit_works, bundles(staged, tiling.regions))
     return unroll(replace(kernel, multiples=multiples))
+
+
+def _region_facts(w: Work, region: Region, facts: Mapping[str, int]) -> dict[str, int]:
+    """Divisors of the symbols that bound the region of ``w`` (see `map_nests`)."""
+    found = {}
+    for lo, hi, span, extent in zip(w.lo, w.hi, region, w.nest.out.shape, strict=True):
+        if span is None or span.is_tile:
+            continue
+        for bound, dim in ((lo, span.begin(sym(f"o{span.tile}"))), (hi, span.end(sym(f"e{span.tile}"), extent))):
+            found |= {name: divisor(dim, facts) for name in free_symbols(bound)}
+    return found
 
 
 class Simt:

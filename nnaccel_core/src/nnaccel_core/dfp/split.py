@@ -6,6 +6,7 @@ every term. Instead `LANES` threads take every so manieth term each, and their p
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import replace
 from functools import partial
@@ -13,7 +14,7 @@ from functools import partial
 from nnaccel_core.dfp.emit import WINDOW
 from nnaccel_core.dfp.nests import loads_of, transform
 from nnaccel_core.dfp.storage import Staged
-from nnaccel_core.ir import Dim, TensorType, Value, ceil_div, substitute, sym
+from nnaccel_core.ir import Dim, TensorType, Value, ceil_div, free_symbols, substitute, sym
 from nnaccel_core.loopir.grammar import Bound, Load, Nest
 from nnaccel_core.loopir.nests import acc_dtype
 
@@ -33,15 +34,19 @@ def _is_batch_sum(nest: Nest) -> bool:
 
 
 def _is_image_sum(nest: Nest, inputs: Collection[Value]) -> bool:
-    """Whether ``nest`` reduces an axis of images, of which only batch and channels are left, and reads them from memory."""
-    if nest.combine is None or nest.where or len(nest.reduce) != 1 or len(nest.out.shape) < 3:
+    """Whether ``nest`` reduces images, of which only batch and channels are left, and reads them from memory."""
+    if nest.combine is None or nest.where or not nest.reduce or len(nest.out.shape) < 2:
         return False
-    ((name, extent),) = nest.reduce
     layout = nest.out.type.layout
-    if (isinstance(extent, int) and extent <= LANES) or any(nest.out.shape[a] != 1 for a in layout[1:-1]):
+    if any(nest.out.shape[a] != 1 for a in layout[1:-1]):
         return False
-    by_axis = [ld for ld in loads_of(nest.body) if any(d == sym(name) for d in ld.index)]
-    return bool(by_axis) and all(ld.buffer in inputs and sym(name) in _between(ld) for ld in by_axis)
+    if all(isinstance(e, int) for _, e in nest.reduce) and math.prod(int(e) for _, e in nest.reduce) <= LANES:  # type: ignore[arg-type]
+        return False
+    for name, _ in nest.reduce:
+        by_axis = [ld for ld in loads_of(nest.body) if any(name in free_symbols(d) for d in ld.index)]
+        if not by_axis or any(ld.buffer not in inputs or sym(name) not in _between(ld) for ld in by_axis):
+            return False
+    return True
 
 
 def _between(load: Load) -> list[Dim]:
@@ -64,7 +69,7 @@ def split_sums(staged: Staged) -> Staged:
         if not (_is_batch_sum(nest) or _is_image_sum(nest, staged.inputs)):
             nests.append(nest)
             continue
-        ((name, extent),) = nest.reduce
+        (name, extent), *others = nest.reduce
         kind = acc_dtype(nest)
         part = Value(
             TensorType((LANES, *nest.out.shape), kind, (0, *(a + 1 for a in nest.out.type.layout))), f"{nest.out.name}_parts"
@@ -74,7 +79,8 @@ def split_sums(staged: Staged) -> Staged:
         moved = {old: sym(new) for old, new in zip(nest.axes, axes[1:], strict=True)}
         body = transform(nest.body, partial(substitute, env={**moved, name: term}))
         bound = Bound(term, extent)
-        nests.append(Nest(part, axes, body, ((name, ceil_div(extent, LANES)),), nest.combine, where=(bound,), acc_dtype=kind))
+        terms = ((name, ceil_div(extent, LANES)), *others)
+        nests.append(Nest(part, axes, body, terms, nest.combine, where=(bound,), acc_dtype=kind))
         point = (sym(name), *(sym(a) for a in nest.axes))
         nests.append(replace(nest, body=Load(part, point), reduce=((name, LANES),), acc_dtype=kind))
         kinds.append((part.name, "tile"))

@@ -118,8 +118,15 @@ def append_epilogue(reduction: Nest, consumer: Nest) -> Nest:
     return replace(moved, final=body, acc_dtype=acc_dtype(reduction))
 
 
-def storage(nests: Sequence[Nest], inputs: Sequence[Value], outputs: Sequence[Value], recompute: int = RECOMPUTE) -> Staged:
-    """Decide where every intermediate lives and merge the nests accordingly; ``recompute`` stands for `RECOMPUTE`."""
+def storage(
+    nests: Sequence[Nest], inputs: Sequence[Value], outputs: Sequence[Value], recompute: int = RECOMPUTE, parts: bool = True
+) -> Staged:
+    """Decide where every intermediate lives and merge the nests accordingly.
+
+    Args:
+        recompute: stands for `RECOMPUTE`.
+        parts: whether a reduction goes into an element-wise nest of which it gives only a part, as one operand of a concat does.
+    """
     work = list(nests)
     kinds: dict[str, str] = {}
     names = _names(nests, inputs, outputs)
@@ -137,6 +144,8 @@ def storage(nests: Sequence[Nest], inputs: Sequence[Value], outputs: Sequence[Va
                 changed = True
                 break
             if p.combine is not None and len(readers) == 1 and _is_epilogue(p, readers[0]):
+                if not parts and p.out.shape != readers[0].out.shape:
+                    continue
                 joined = append_epilogue(p, readers[0])
                 work = [joined if n is readers[0] else n for n in work if n is not p]
                 kinds[names[p.out]] = "register"

@@ -86,6 +86,28 @@ static __device__ inline unsigned short nn_to_f16(float x) {
     unsigned short y; asm("cvt.rn.f16.f32 %0, %1;" : "=h"(y) : "f"(x)); return y;
 }"""
 
+#: Helpers that newer GPUs have an instruction for; the common text serves the others.
+_INSTRUCTIONS: Mapping[str, str] = {
+    "nn_to_bf16": """
+static inline unsigned short nn_to_bf16(float x) {
+    unsigned short y; asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(y) : "f"(x)); return y;
+}""",
+    "nn_max_f32": """
+static inline float nn_max_f32(float a, float b) {
+    float y; asm("max.NaN.f32 %0, %1, %2;" : "=f"(y) : "f"(a), "f"(b)); return y;
+}""",
+    "nn_min_f32": """
+static inline float nn_min_f32(float a, float b) {
+    float y; asm("min.NaN.f32 %0, %1, %2;" : "=f"(y) : "f"(a), "f"(b)); return y;
+}""",
+}
+
+
+def _by_gpu(name: str, text: str) -> str:
+    """The helper ``name`` by an instruction where the GPU has it, else by ``text``."""
+    fast = _INSTRUCTIONS.get(name)
+    return text if fast is None else f"#if __CUDA_ARCH__ >= 800{fast}\n#else\n{text.strip()}\n#endif"
+
 
 def unrolled(loop: g.Loop) -> int:
     """How many iterations of a thread's loop to unroll: as many as make their loads worth waiting for together.
@@ -119,12 +141,13 @@ class CudaPrinter(Printer):
         if any(name in ("nn_from_f16", "nn_to_f16") for name, _ in helpers):
             text.append(_HALF)
         for name in mathlib.closure(n for n, _ in helpers if n in mathlib.FLOAT_HELPERS):
-            text.append(mathlib.instantiate(mathlib.FLOAT_HELPERS[name].text, types, "f32"))
+            text.append(_by_gpu(name, mathlib.instantiate(mathlib.FLOAT_HELPERS[name].text, types, "f32")))
         reduced = {(name[9:], dtype) for name, dtype in helpers if name.startswith("nn_block_")}
         typed = set(helpers) | {(f"nn_{op}", dtype) for op, dtype in reduced if op in ("max", "min")}
         for name, dtype in sorted(typed):
             if name in mathlib.TYPED_HELPERS:
-                text.append(mathlib.instantiate(mathlib.TYPED_HELPERS[name].text, {**types, "T": _TYPES[dtype]}, SUFFIX[dtype]))
+                common = mathlib.instantiate(mathlib.TYPED_HELPERS[name].text, {**types, "T": _TYPES[dtype]}, SUFFIX[dtype])
+                text.append(_by_gpu(f"{name}_{SUFFIX[dtype]}", common))
         for op, dtype in sorted(reduced):
             text.append(self._reduction(op, dtype))
         return "\n".join(t.strip("\n").replace("static inline", "static __device__ inline") for t in text) + "\n"

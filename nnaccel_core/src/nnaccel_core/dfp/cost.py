@@ -136,10 +136,10 @@ def _threads(staged: Staged, tiling: Tiling, lanes: int) -> Dim:
         nests = [staged.nests[k] for k in together]
         for nest in [n for n in nests if n.combine is not None] or nests:  # element-wise results ride along with sums
             points = product(_sizes(nest.out.shape, tiling.regions[nest.out]))
-            loads = [ld for ld in loads_of(nest.body) if isinstance(ld.buffer, Value)]
-            along = {a for a in nest.axes if any(step_along(ld.index, ld.buffer.type.strides(), a) == 1 for ld in loads)}
+            loads = [(ld.index, ld.buffer.type.strides()) for ld in loads_of(nest.body) if isinstance(ld.buffer, Value)]
+            along = {a for a in nest.axes if any(step_along(*ld, a) == 1 for ld in loads)}
             for r, extent in nest.reduce:
-                if not along and any(step_along(ld.index, ld.buffer.type.strides(), r) == 1 for ld in loads):
+                if not along and any(step_along(*ld, r) == 1 for ld in loads):
                     points = points * extent  # threads share the terms of each sum
             most = dim_max(most, ceil_div(points, lanes))
     return most

@@ -133,7 +133,7 @@ def map_simt(name: str, staged: Staged, tiling: Tiling, shape: Shape = Shape()) 
 
 def _region_facts(w: Work, region: Region, facts: Mapping[str, int]) -> dict[str, int]:
     """Divisors of the symbols that bound the region of ``w`` (see `map_nests`)."""
-    found = {}
+    found: dict[str, int] = {}
     for lo, hi, span, extent in zip(w.lo, w.hi, region, w.nest.out.shape, strict=True):
         if span is None or span.is_tile:
             continue

@@ -6,7 +6,6 @@ every term. Instead `LANES` threads take every so manieth term each, and their p
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection
 from dataclasses import replace
 from functools import partial
@@ -14,7 +13,7 @@ from functools import partial
 from nnaccel_core.dfp.emit import WINDOW
 from nnaccel_core.dfp.nests import loads_of, transform
 from nnaccel_core.dfp.storage import Staged
-from nnaccel_core.ir import Dim, TensorType, Value, ceil_div, free_symbols, substitute, sym
+from nnaccel_core.ir import Dim, TensorType, Value, ceil_div, free_symbols, product, substitute, sym
 from nnaccel_core.loopir.grammar import Bound, Load, Nest
 from nnaccel_core.loopir.nests import acc_dtype
 
@@ -40,7 +39,8 @@ def _is_image_sum(nest: Nest, inputs: Collection[Value]) -> bool:
     layout = nest.out.type.layout
     if any(nest.out.shape[a] != 1 for a in layout[1:-1]):
         return False
-    if all(isinstance(e, int) for _, e in nest.reduce) and math.prod(int(e) for _, e in nest.reduce) <= LANES:  # type: ignore[arg-type]
+    terms = product(e for _, e in nest.reduce)
+    if isinstance(terms, int) and terms <= LANES:
         return False
     for name, _ in nest.reduce:
         by_axis = [ld for ld in loads_of(nest.body) if any(name in free_symbols(d) for d in ld.index)]

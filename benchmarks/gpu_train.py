@@ -130,6 +130,8 @@ def one(name: str, batch: int, names: list[str], autocast: str, profile: bool, o
 
     for n, side in sides.items():
         side.optimizer.zero_grad()
+        side.net.eval()  # nnaccel gives back the memory that it holds for the next step: the step measured takes it again
+        side.net.train()
         torch.cuda.synchronize()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()

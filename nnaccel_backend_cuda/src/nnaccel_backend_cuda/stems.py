@@ -34,8 +34,9 @@ BANDWIDTH = {"float32": 0.5, "float16": 0.36, "bfloat16": 0.36}
 RATES = {"float32": 2.0, "float16": 2.9, "bfloat16": 2.9}
 #: What a gradient takes for each pixel, and each of its channels, in operations of plain float32.
 GRADIENT_PIXEL, GRADIENT_LOAD = 3400.0, 200.0
-#: Seconds until a block's first results, and for adding up the blocks' sums of a gradient.
-LATENCY, SUM = 8e-6, 8e-6
+#: Seconds that a block takes around its products, and for each number of the weights that it fetches first (one by one: AlexNet's
+#: 11x11 alone 54 us for a single image, of which the weights 37); for adding up the blocks' sums of a gradient.
+LATENCY, WEIGHT, SUM = 6e-6, 1.2e-9, 8e-6
 #: Epilogues: an expression in v.
 STEPS: Mapping[str, str] = {
     "relu": "v < 0.0f ? 0.0f : v", "sigmoid": "1.0f / (1.0f + __expf(-v))", "tanh": "tanhf(v)", "silu": "v / (1.0f + __expf(-v))",
@@ -139,7 +140,8 @@ def seconds(spec: StemSpec, machine: Machine) -> float:
     if spec.gradient:  # how far loads get in the way of products does not depend on the type
         pixels = tiles * found.rows * found.columns
         return pixels * (GRADIENT_PIXEL + o * GRADIENT_LOAD) / rate + flops / (rate * RATES["float32"]) + LATENCY + SUM
-    return max(nbytes / (machine.bandwidth * BANDWIDTH[spec.result_dtype]), flops / (rate * RATES[spec.math])) + LATENCY
+    before = LATENCY + WEIGHT * kh * kw * 4 * found.units * 8
+    return max(nbytes / (machine.bandwidth * BANDWIDTH[spec.result_dtype]), flops / (rate * RATES[spec.math])) + before
 
 
 def source(spec: StemSpec, found: Tiling) -> str:

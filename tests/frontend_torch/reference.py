@@ -100,6 +100,9 @@ class InterpretedTraining:
         results = self._run(self._derivative.forward, inputs, tracked)
         return results[: self.outputs], results[self.outputs :]
 
+    def forward_in_block(self, inputs: Any, tracked: Any) -> tuple[list[torch.Tensor], list[torch.Tensor], None]:
+        return (*self.forward(inputs, tracked), None)
+
     def backward(self, given: Any, tracked: Any) -> list[torch.Tensor]:
         return self._run(self._derivative.backward, given, tracked)
 
@@ -124,6 +127,9 @@ class InterpretedSession:
 
     def forget(self) -> None:
         self.made = {}
+
+    def release(self) -> None:
+        """Nothing waits for a next step here."""
 
     def refresh(self) -> None:
         for program in self.made.values():

@@ -94,7 +94,7 @@ def test_refused_across_another_group() -> None:
     reason = acyclic(ctx, frozenset((n[1],)), frozenset((n[3],)), {})
     assert reason is not None
     owner = {n[1]: other, n[3]: other}
-    reason = acyclic(ctx, frozenset((n[0],)), frozenset((n[2],)), owner)
+    reason = acyclic(ctx, frozenset((n[0],)), frozenset((n[2],)), {g: ctx.masks(g) for g in owner.values()})
     assert isinstance(reason, Reason) and "another group" in reason.text
 
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 MAX_NODES, MAX_ARGUMENTS = 24, 16
 
 Group = frozenset[Node]
+#: Groups, and as bit sets their members and what lies below them.
+Masks = dict[Group, tuple[int, int]]
 
 
 @dataclass
@@ -87,11 +89,10 @@ class Context:
 
     def planned(self, nodes: Iterable[Node]) -> Sized | Reason:
         """How a set of nodes runs as one kernel, remembered."""
-        members = sorted(self.order[n] for n in nodes)
-        key = sum(1 << k for k in members)
+        key = self.masks(frozenset(nodes))[0]
         found = self._plans.get(key)
         if found is None:
-            ordered = [self.graph.nodes[k] for k in members]
+            ordered = self.ordered(nodes)
             p = pattern(ordered, self.outputs(ordered), self.constants)
             found = self._plans[key] = plan_group(p, self.constants, self.env, self.machine, self.structures)
         return found
@@ -116,8 +117,8 @@ def legal(ctx: Context, a: Group, b: Group) -> Reason | None:
     return found if isinstance(found, Reason) else None
 
 
-def acyclic(ctx: Context, a: Group, b: Group, groups: Mapping[Node, Group]) -> Reason | None:
-    """Why running ``a`` and ``b`` as one step would need its own result first."""
+def acyclic(ctx: Context, a: Group, b: Group, groups: Masks) -> Reason | None:
+    """Why running ``a`` and ``b`` as one step, beside ``groups`` of several nodes, would need its own result first."""
     both = a | b
     between = ctx.between(both)
     if between:
@@ -125,9 +126,9 @@ def acyclic(ctx: Context, a: Group, b: Group, groups: Mapping[Node, Group]) -> R
         return Reason("a node outside lies between them", (ctx.graph.nodes[k],))
     # Also through other groups, which run as one step each.
     mine, below = ctx.masks(both)
-    others = [g for g in set(groups.values()) if len(g) > 1 and not ctx.masks(g)[0] & mine]
-    found = step_between(mine, below, [ctx.masks(g) for g in others])
-    return None if found is None else Reason("another group lies between them", tuple(others[found]))
+    others = [(g, masks) for g, masks in groups.items() if not masks[0] & mine]
+    found = step_between(mine, below, [masks for _, masks in others])
+    return None if found is None else Reason("another group lies between them", tuple(others[found][0]))
 
 
 def profitable(ctx: Context, a: Group, b: Group) -> Reason | None:
@@ -146,48 +147,53 @@ def _seconds(ctx: Context, group: Group) -> float:
 def merge(ctx: Context) -> list[tuple[Node, ...]]:
     """The groups of two or more nodes, in graph order; refusals are noted in ``ctx.refusals``."""
     owner: dict[Node, Group] = {n: frozenset((n,)) for n in ctx.graph.nodes if ctx.eligible(n)}
+    groups: Masks = {}  # those of several nodes
     for node in reversed(ctx.graph.nodes):
         if node not in owner:
             continue
         refused: set[Group] = set()
         while True:
             group = owner[node]
-            found = _best(ctx, group, owner, refused)
+            found = _best(ctx, group, owner, groups, refused)
             if found is None:
                 break
-            joined = group | found
-            for n in joined:
-                owner[n] = joined
+            _join(ctx, group, found, owner, groups)
     if ctx.machine.kind == "cuda":
-        _siblings(ctx, owner)
-    groups = {g for g in owner.values() if len(g) > 1}
+        _siblings(ctx, owner, groups)
     ordered = [tuple(sorted(g, key=ctx.order.__getitem__)) for g in groups]
     return sorted(ordered, key=lambda g: ctx.order[g[0]])
 
 
-def _siblings(ctx: Context, owner: dict[Node, Group]) -> None:
+def _join(ctx: Context, a: Group, b: Group, owner: dict[Node, Group], groups: Masks) -> Group:
+    joined = a | b
+    for n in joined:
+        owner[n] = joined
+    for old in (a, b):
+        groups.pop(old, None)
+    groups[joined] = ctx.masks(joined)
+    return joined
+
+
+def _siblings(ctx: Context, owner: dict[Node, Group], groups: Masks) -> None:
     """Merge groups that read one value, though neither reads the other: one launch, and one pass over what both read.
 
     On GPUs, where a launch costs what moving ten megabytes does; running statistics alone are three small kernels a layer.
     """
     for value, readers in ctx.uses.items():
-        groups = list(dict.fromkeys(owner[n] for n in readers if n in owner))
+        left = list(dict.fromkeys(owner[n] for n in readers if n in owner))
         if value in ctx.constants:  # a constant is no traffic: only what is nothing but a launch (counters of batches) gains
-            groups = [g for g in groups if all(v.type.rank == 0 for v in ctx.outputs(g))]
-        while len(groups) > 1:
-            first = groups.pop(0)
-            for k, other in enumerate(groups):
-                reason = acyclic(ctx, first, other, owner) or legal(ctx, first, other) or profitable(ctx, first, other)
+            left = [g for g in left if all(v.type.rank == 0 for v in ctx.outputs(g))]
+        while len(left) > 1:
+            first = left.pop(0)
+            for k, other in enumerate(left):
+                reason = acyclic(ctx, first, other, groups) or legal(ctx, first, other) or profitable(ctx, first, other)
                 if reason is None:
-                    joined = first | other
-                    for n in joined:
-                        owner[n] = joined
-                    groups[k] = joined
+                    left[k] = _join(ctx, first, other, owner, groups)
                     break
                 ctx.refusals.append(reason)
 
 
-def _best(ctx: Context, group: Group, owner: Mapping[Node, Group], refused: set[Group]) -> Group | None:
+def _best(ctx: Context, group: Group, owner: Mapping[Node, Group], groups: Masks, refused: set[Group]) -> Group | None:
     """The producer group that is most worth merging into ``group``."""
     producers: dict[Group, None] = {}
     for n in sorted(group, key=ctx.order.__getitem__, reverse=True):
@@ -199,7 +205,7 @@ def _best(ctx: Context, group: Group, owner: Mapping[Node, Group], refused: set[
     for other in producers:
         if other in refused:
             continue
-        reason = acyclic(ctx, group, other, owner) or legal(ctx, group, other) or profitable(ctx, group, other)
+        reason = acyclic(ctx, group, other, groups) or legal(ctx, group, other) or profitable(ctx, group, other)
         if reason is not None:
             refused.add(other)
             ctx.refusals.append(reason)

@@ -65,14 +65,37 @@ def uses_per_element(nest: Nest, load: Load, in_final: bool) -> float:
     return times
 
 
-def _consumers(nests: Sequence[Nest], value: Value) -> list[Nest]:
-    return [n for n in nests if any(ld.buffer is value for ld in nest_loads(n))]
+class _Readers:
+    """Which nests read a value, and what recomputing it there costs; remembered, as the same are asked for again and again."""
+
+    def __init__(self) -> None:
+        # The nests are kept beside what is known of them, so that no other gets their identity.
+        self._reads: dict[int, tuple[Nest, frozenset[int]]] = {}
+        self._costs: dict[tuple[int, ...], tuple[Sequence[Nest], float]] = {}
+
+    def of(self, nests: Sequence[Nest], value: Value) -> list[Nest]:
+        """Those of ``nests`` that read ``value``."""
+        return [n for n in nests if id(value) in self._read_by(n)]
+
+    def _read_by(self, nest: Nest) -> frozenset[int]:
+        found = self._reads.get(id(nest))
+        if found is None:
+            found = self._reads[id(nest)] = nest, frozenset(id(ld.buffer) for ld in nest_loads(nest))
+        return found[1]
+
+    def cost(self, producer: Nest, readers: Sequence[Nest]) -> float:
+        """`_recompute_cost`."""
+        key = (id(producer), *map(id, readers))
+        found = self._costs.get(key)
+        if found is None:
+            found = self._costs[key] = (producer, *readers), _recompute_cost(producer, readers)
+        return found[1]
 
 
-def _recompute_cost(producer: Nest, nests: Sequence[Nest]) -> float:
+def _recompute_cost(producer: Nest, consumers: Sequence[Nest]) -> float:
     """Additions spent per element when ``producer`` is evaluated anew at every use."""
     times = 0.0
-    for n in _consumers(nests, producer.out):
+    for n in consumers:
         for expression, in_final in ((n.body, False), (n.final, True)):
             times += sum(uses_per_element(n, ld, in_final) for ld in loads_of(expression) if ld.buffer is producer.out)
     cost = scalar_cost(producer.body)
@@ -130,6 +153,7 @@ def storage(
     work = list(nests)
     kinds: dict[str, str] = {}
     names = _names(nests, inputs, outputs)
+    known = _Readers()
     changed = True
     while changed:
         changed = False
@@ -137,8 +161,8 @@ def storage(
         for p in work:
             if p.out in outputs:
                 continue
-            readers = _consumers(work, p.out)
-            if p.combine is None and not p.where and _recompute_cost(p, work) <= recompute:
+            readers = known.of(work, p.out)
+            if p.combine is None and not p.where and known.cost(p, readers) <= recompute:
                 work = [inline(p, n) if n in readers else n for n in work if n is not p]
                 kinds[names[p.out]] = "inlined"
                 changed = True

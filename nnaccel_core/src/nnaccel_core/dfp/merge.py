@@ -148,10 +148,10 @@ def merge(ctx: Context) -> list[tuple[Node, ...]]:
     """The groups of two or more nodes, in graph order; refusals are noted in ``ctx.refusals``."""
     owner: dict[Node, Group] = {n: frozenset((n,)) for n in ctx.graph.nodes if ctx.eligible(n)}
     groups: Masks = {}  # those of several nodes
+    refused: set[tuple[Group, Group]] = set()  # for good: other groups that grow can only stand in the way
     for node in reversed(ctx.graph.nodes):
         if node not in owner:
             continue
-        refused: set[Group] = set()
         while True:
             group = owner[node]
             found = _best(ctx, group, owner, groups, refused)
@@ -193,7 +193,9 @@ def _siblings(ctx: Context, owner: dict[Node, Group], groups: Masks) -> None:
                 ctx.refusals.append(reason)
 
 
-def _best(ctx: Context, group: Group, owner: Mapping[Node, Group], groups: Masks, refused: set[Group]) -> Group | None:
+def _best(
+    ctx: Context, group: Group, owner: Mapping[Node, Group], groups: Masks, refused: set[tuple[Group, Group]]
+) -> Group | None:
     """The producer group that is most worth merging into ``group``."""
     producers: dict[Group, None] = {}
     for n in sorted(group, key=ctx.order.__getitem__, reverse=True):
@@ -203,11 +205,11 @@ def _best(ctx: Context, group: Group, owner: Mapping[Node, Group], groups: Masks
                 producers.setdefault(owner[p])
     best: tuple[float, Group] | None = None
     for other in producers:
-        if other in refused:
+        if (group, other) in refused:
             continue
         reason = acyclic(ctx, group, other, groups) or legal(ctx, group, other) or profitable(ctx, group, other)
         if reason is not None:
-            refused.add(other)
+            refused.add((group, other))
             ctx.refusals.append(reason)
             continue
         saved = _seconds(ctx, group) + _seconds(ctx, other) - _seconds(ctx, group | other)

@@ -546,8 +546,8 @@ def test_what_is_kept_is_freed_while_gradients_are_taken(monkeypatch: pytest.Mon
     alive: list[int] = []
     run = training.TrainedSegment._run
 
-    def counted(self: Any, segment: Any, env: Any, tensors: Any, tracked: Any) -> Any:
-        results = run(self, segment, env, tensors, tracked)
+    def counted(self: Any, segment: Any, *given: Any) -> Any:
+        results = run(self, segment, *given)
         if segment is self.segments()[0]:
             kept.extend(weakref.ref(r) for r in results[self.outputs :])
         else:

@@ -141,7 +141,7 @@ def plot_memory(records: Sequence[Record], path: Path) -> None:
         at = [i + (k - len(impls) / 2 + 0.5) * width for i in range(len(rows))]
         ax.bar(at, fixed, width, color=f"C{k}", alpha=0.4)
         ax.bar(at, moving, width, bottom=fixed, color=f"C{k}", label=impl)
-    ax.set_ylabel("MiB at the peak: parameters (pale), intermediates")
+    ax.set_ylabel("MiB at the peak (pale: parameters)")
     ax.set_xticks(range(len(cases)), [f"{n}\nbatch {b}" for n, b in cases], rotation=45, ha="right", fontsize=8)
     ax.grid(axis="y", alpha=0.3)
     ax.legend()

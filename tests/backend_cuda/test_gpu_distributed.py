@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs torch")
 
 import nnaccel  # noqa: E402
+from two_processes import results_of  # noqa: E402
 
 nn, functional = torch.nn, torch.nn.functional
 pytestmark = [
@@ -70,19 +70,10 @@ def test_two_processes_train_like_one() -> None:
     full_float32()
     net = network().cuda()
     want = train(net, net, "cuda", slice(None))
-    with tempfile.TemporaryDirectory() as folder:
-        context = torch.multiprocessing.get_context("spawn")
-        processes = [context.Process(target=work, args=(rank, folder)) for rank in range(2)]
-        for p in processes:
-            p.start()
-        for p in processes:
-            p.join(120)
-            assert p.exitcode == 0, p.exitcode
-        for rank in range(2):
-            found, own = torch.load(Path(folder) / f"{rank}.pt")
-            assert not own
-            for a, b in zip(found, want, strict=True):
-                torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
+    for found, own in results_of(work):
+        assert not own
+        for a, b in zip(found, want, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
 
 
 def test_the_second_gpu_by_its_number() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import nnaccel
+from two_processes import results_of
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="torch is built without distributed")
 
@@ -67,19 +67,10 @@ def test_two_processes_get_the_gradients_of_one() -> None:
     x, t = batch()
     F.cross_entropy(net(x), t).backward()
     want = [p.grad for p in net.parameters()]
-    with tempfile.TemporaryDirectory() as folder:
-        context = torch.multiprocessing.get_context("spawn")
-        processes = [context.Process(target=work, args=(rank, folder)) for rank in range(2)]
-        for p in processes:
-            p.start()
-        for p in processes:
-            p.join(120)
-            assert p.exitcode == 0, p.exitcode
-        for rank in range(2):
-            found, ready, own = torch.load(Path(folder) / f"{rank}.pt")
-            assert not own
-            for a, b in zip(found, want, strict=True):
-                torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
-            # Later segments' gradients are there before those of earlier ones are computed.
-            assert ready.index("b.weight") < ready.index("conv.weight")
+    for found, ready, own in results_of(work):
+        assert not own
+        for a, b in zip(found, want, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+        # Later segments' gradients are there before those of earlier ones are computed.
+        assert ready.index("b.weight") < ready.index("conv.weight")
 

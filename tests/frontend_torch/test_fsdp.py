@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import nnaccel
+from two_processes import results_of
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="torch is built without distributed")
 
@@ -84,23 +84,14 @@ def test_two_processes_end_with_the_parameters_of_one() -> None:
     net = network()
     train(net)
     want = list(net.parameters())
-    with tempfile.TemporaryDirectory() as folder:
-        context = torch.multiprocessing.get_context("spawn")
-        processes = [context.Process(target=work, args=(rank, folder)) for rank in range(2)]
-        for p in processes:
-            p.start()
-        for p in processes:
-            p.join(120)
-            assert p.exitcode == 0, p.exitcode
-        for rank in range(2):
-            found = torch.load(Path(folder) / f"{rank}.pt")
-            for parameters, local, report in found.values():
-                for a, b in zip(parameters, want, strict=True):
-                    torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
-                assert local < sum(p.numel() for p in want), "each process holds a part"
-                assert not report["own_calls"], report
-            # Parameters of one unit are whole while it runs: the network is one program, traced once.
-            assert found["whole"][2]["compiled_calls"] == STEPS and found["whole"][2]["captures"] == 1
-            # Units gather their parameters one after the other, in hooks between which there is one program each.
-            assert found["units"][2]["compiled_calls"] == 3 * STEPS
-            assert len(found["units"][2]["programs"]) == 3
+    for found in results_of(work):
+        for parameters, local, report in found.values():
+            for a, b in zip(parameters, want, strict=True):
+                torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+            assert local < sum(p.numel() for p in want), "each process holds a part"
+            assert not report["own_calls"], report
+        # Parameters of one unit are whole while it runs: the network is one program, traced once.
+        assert found["whole"][2]["compiled_calls"] == STEPS and found["whole"][2]["captures"] == 1
+        # Units gather their parameters one after the other, in hooks between which there is one program each.
+        assert found["units"][2]["compiled_calls"] == 3 * STEPS
+        assert len(found["units"][2]["programs"]) == 3

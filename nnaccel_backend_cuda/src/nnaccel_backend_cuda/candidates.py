@@ -115,6 +115,11 @@ class Proposer:
     def static(self, v: Value) -> TensorType:
         return v.type.concrete(self.env)
 
+    def only_reader(self, v: Value) -> Node | None:
+        """The one node that reads ``v``; None where there are others, or the caller gets it."""
+        readers = self.uses.get(v, [])
+        return readers[0] if len(readers) == 1 and v not in self.results else None
+
     def propose(self) -> list[Candidate]:
         """All usable candidates. Convolutions' plans are tuned here, so that their costs are measured."""
         drafts: list[Draft] = []
@@ -160,10 +165,9 @@ class Proposer:
         chain = Chain((), node.output, (), ())
         yield chain
         while len(chain.nodes) < MOST_STEPS:
-            readers = self.uses.get(chain.output, [])
-            if len(readers) != 1 or chain.output in self.results:
+            reader = self.only_reader(chain.output)
+            if reader is None:
                 return
-            (reader,) = readers
             step = self._step(reader, chain.output)
             if step is None:
                 return

@@ -49,6 +49,11 @@ def refs(s: Step) -> tuple[BufferRef, ...]:
     return (*s.inputs, *s.outputs, *more)
 
 
+def _busy(plan: Plan, bandwidth: float) -> float:
+    """Seconds that the operands of all steps take through memory."""
+    return sum(int(evaluate(r.type.nbytes, {})) for s in plan.steps for r in refs(s)) / bandwidth
+
+
 def cut(plan: Plan, bandwidth: float) -> Cut:
     """The cut of ``plan`` on a device that moves ``bandwidth`` bytes a second."""
     count = len(plan.steps)
@@ -88,7 +93,7 @@ def dear(plan: Plan, cut: Cut, bandwidth: float) -> str:
     given = [t for i, t in enumerate(plan.inputs) if i not in cut.inputs]
     given += [t for i, t in enumerate(plan.outputs) if i not in cut.outputs]
     nbytes = sum(int(evaluate(t.nbytes, {})) for t in given)
-    busy = sum(int(evaluate(r.type.nbytes, {})) for s in plan.steps for r in refs(s)) / bandwidth
+    busy = _busy(plan, bandwidth)
     host = sum(HOST_LIBRARY if isinstance(s, LibraryStep) else HOST for s in plan.steps)
     if 2 * nbytes / bandwidth <= max(host - busy, SMALL):
         return ""
@@ -97,8 +102,7 @@ def dear(plan: Plan, cut: Cut, bandwidth: float) -> str:
 
 def copying_bytes(plan: Plan, bandwidth: float) -> int:
     """Bytes that may be copied for each replay of a graph of ``plan`` on the caller's memory."""
-    busy = sum(int(evaluate(r.type.nbytes, {})) for s in plan.steps for r in refs(s)) / bandwidth
-    return int(max(SMALL, PART * busy) * bandwidth / 2)
+    return int(max(SMALL, PART * _busy(plan, bandwidth)) * bandwidth / 2)
 
 
 __all__ = ["Cut", "copying_bytes", "cut", "dear", "refs"]

@@ -65,7 +65,7 @@ class StemProposer:
         nodes: list[Node] = []
         while (node := self._producers.get(v)) is not None and node.op in ("reorder", "cast"):
             given = p.static(node.inputs[0])
-            if len(p.uses.get(v, [])) != 1 or v in p.results or given.dtype not in stems.KINDS:
+            if p.only_reader(v) is None or given.dtype not in stems.KINDS:
                 break
             if node.op == "cast" and given.dtype != "float32":
                 break  # rounded once is not rounded twice
@@ -75,25 +75,20 @@ class StemProposer:
 
     def _epilogues(self, node: Node) -> Iterator[tuple[tuple[Node, ...], Value, tuple[tuple[Any, ...], ...]]]:
         """None, and the longest chain of element-wise layers behind ``node``."""
-        p = self._p
         yield (), node.output, ()
         nodes: list[Node] = []
         steps: list[tuple[Any, ...]] = []
         value = node.output
-        while (step := self._step(value)) is not None:
-            (reader,) = p.uses[value]
+        while (reader := self._p.only_reader(value)) is not None and (step := self._step(reader)) is not None:
             nodes.append(reader)
             steps.append(step)
             value = reader.output
         if nodes:
             yield tuple(nodes), value, tuple(steps)
 
-    def _step(self, value: Value) -> tuple[Any, ...] | None:
-        p = self._p
-        readers = p.uses.get(value, [])
-        if len(readers) != 1 or value in p.results:
-            return None
-        (reader,) = readers
+    @staticmethod
+    def _step(reader: Node) -> tuple[Any, ...] | None:
+        """What the kernel is to do for ``reader``; None where it cannot."""
         if reader.op == "clip":
             low, high = reader.attrs.get("min"), reader.attrs.get("max")
             finite = all(isinstance(x, (int, float)) and abs(x) < 1e30 for x in (low, high))

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nnaccel_core.api import Machine
+from nnaccel_core.ir.types import ITEMSIZE
 
 if TYPE_CHECKING:
     from nnaccel_backend_cuda.kernels import Function, KernelLoader
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 CHANNELS, OLDEST = 4, 80
 THREADS = 256
 KINDS = {"float32": 0, "float16": 1, "bfloat16": 2}
-ITEMSIZE = {"float32": 4, "float16": 2, "bfloat16": 2}
 #: Shared memory that each of two blocks of a multiprocessor may take; accumulators of a thread.
 SHARED, ACCUMULATORS = 110 << 10, 80
 #: Taps that are worth unrolling.
@@ -119,6 +119,13 @@ def tiling(spec: StemSpec) -> Tiling | None:
     return min(found, key=lambda f: f[0])[1] if found else None
 
 
+def _work(spec: StemSpec, found: Tiling) -> tuple[int, int]:
+    """Tiles in all, and slices of the output channels, each of which takes all tiles."""
+    o, oh, ow, _, _ = spec.window
+    tiles = spec.image[0] * math.ceil(oh / found.rows) * math.ceil(ow / found.columns)
+    return tiles, math.ceil(o / (found.units * (16 if spec.gradient else 8)))
+
+
 def usable(spec: StemSpec, machine: Machine) -> bool:
     """Whether there is a kernel for ``spec`` on ``machine``."""
     return int(machine.isa.removeprefix("sm_")) >= OLDEST and spec.image[1] <= CHANNELS and tiling(spec) is not None
@@ -130,9 +137,8 @@ def seconds(spec: StemSpec, machine: Machine) -> float:
     assert found is not None
     n, c, h, w = spec.image
     o, oh, ow, kh, kw = spec.window
-    tiles = n * math.ceil(oh / found.rows) * math.ceil(ow / found.columns)
+    tiles, slices = _work(spec, found)
     nbytes = n * (c * h * w * ITEMSIZE[spec.image_dtype] + oh * ow * o * ITEMSIZE[spec.result_dtype])
-    slices = math.ceil(o / (found.units * (16 if spec.gradient else 8)))
     taps = found.across * found.pairs * 2 if spec.gradient else kh * kw
     flops = 2.0 * tiles * found.rows * found.columns * o * taps * 4
     full = min(1.0, tiles * slices / (machine.cores * found.blocks))  # few tiles leave multiprocessors idle
@@ -190,8 +196,7 @@ class Stem:
         assert found is not None, "only usable specifications are offered"
         n, _, h, w = spec.image
         o, oh, ow, kh, kw = spec.window
-        slices = math.ceil(o / (found.units * (16 if spec.gradient else 8)))
-        tiles = n * math.ceil(oh / found.rows) * math.ceil(ow / found.columns)
+        tiles, slices = _work(spec, found)
         at_once = min(tiles, max(1, machine.cores * found.blocks // slices))
         text = source(spec, found)
 

@@ -36,6 +36,7 @@ from nnaccel_backend_cuda.probe import cupy
 from nnaccel_core import debug
 from nnaccel_core.api import Machine
 from nnaccel_core.cache import DiskCache, make_key
+from nnaccel_core.ir.types import ITEMSIZE
 from nnaccel_core.progress import Progress
 
 #: Bump when a specification comes to mean another graph.
@@ -52,7 +53,6 @@ RUNS, TIMED, REPEATS = 8, 1e-3, 2
 UNTIMED = 2.0
 #: A plan may not need more workspace than this.
 MOST_WORKSPACE = 1 << 30
-_ITEMSIZE = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
 def budget() -> float:
@@ -304,7 +304,7 @@ def _bytes(spec: ConvSpec) -> dict[int, int]:
     def span(o: Operand) -> int:
         return 1 + sum((d - 1) * s for d, s in zip(o.dims, o.strides, strict=True))
 
-    return {uid: max(4, _ITEMSIZE[spec.dtype]) * span(o) for uid, o in operands(spec).items()}
+    return {uid: max(4, ITEMSIZE[spec.dtype]) * span(o) for uid, o in operands(spec).items()}
 
 
 def _name(graph: Any, index: int) -> str:

@@ -145,7 +145,8 @@ class StencilEmitter(NestEmitter):
         block: int,
         multiples: Mapping[str, int],
     ) -> None:
-        """``axis``: the output axis along which accesses are contiguous; ``multiples``: what kernel dims are multiples of."""
+        """``axis``: the output axis along which accesses are contiguous; ``multiples``: what kernel dims, and bounds of tiles
+        and regions, are multiples of."""
         super().__init__(nest, places, lo, hi, names, 1)
         self.axis = axis
         self.multiples = multiples
@@ -162,29 +163,13 @@ class StencilEmitter(NestEmitter):
 
     def _divides(self, vector: int) -> bool:
         """Whether regions and choices by position along the axis begin and end at multiples of ``vector``."""
-        facts = dict(self.multiples)
-        for k, d in self._tile_origins():
-            facts[k] = divisor(d, facts)
         edges: list[Dim] = [self.lo[self.axis], self.hi[self.axis]]
         for s in (*subexpressions(self.nest.body), *subexpressions(self.nest.final)):
             cond = s.cond if isinstance(s, Select) else None
             if isinstance(cond, Binary) and isinstance(cond.a, Index) and isinstance(cond.b, Index):
                 if self.axis in free_symbols(cond.a.dim):
                     edges += [substitute(cond.a.dim, {self.axis: 0}), cond.b.dim]
-        return all(divisor(d, facts) % vector == 0 for d in edges)
-
-    def _tile_origins(self) -> list[tuple[str, Dim]]:
-        """The lets of the tile grid (see `map_simt`): an origin is a multiple of its tile size, an end of either."""
-        found: list[tuple[str, Dim]] = []
-        extents = self.nest.out.shape
-        for a, name in enumerate(self.nest.axes):
-            for d in (self.lo[name], self.hi[name]):
-                for s in free_symbols(d):
-                    if s[0] == "o":
-                        found.append((s, sym(f"t{s[1:]}")))
-                    elif s[0] == "e":
-                        found.append((s, dim_min(sym(f"t{s[1:]}"), extents[a])))
-        return found
+        return all(divisor(d, self.multiples) % vector == 0 for d in edges)
 
     def emit(self) -> list[Stmt]:
         """The statements that compute the nest over its region."""

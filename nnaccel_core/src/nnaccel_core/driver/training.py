@@ -121,12 +121,11 @@ class TrainedSegment:
         held: list[Block] = []
 
         def allocate(types: Sequence[TensorType]) -> list[Any]:
-            if blocks is None:
-                return [self._bridge.allocate(t) for t in types]
+            assert blocks is not None
             held.append(blocks.take(types[self.outputs :]))
             return [*(self._bridge.allocate(t) for t in types[: self.outputs]), *held[0].tensors]
 
-        results = self._run(self._forward, self._forward.sizes(inputs), inputs, tracked, allocate)
+        results = self._run(self._forward, self._forward.sizes(inputs), inputs, tracked, allocate if blocks else None)
         n = len(self._forward.source.outputs)
         return results[: self.outputs] + results[n:], results[self.outputs : n], held[0] if held else None
 

@@ -24,9 +24,7 @@ def sizes_as_constants(graph: Graph, selection: Selection, env: Env) -> Selectio
     for unit in selection.units:
         if unit.is_view:
             (node,) = unit.nodes
-            if node.op == "constant":
-                values[node.output] = np.asarray(node.attrs["value"])
-            elif all(v in values for v in node.inputs):
+            if all(v in values for v in node.inputs):
                 values[node.output] = _run(node, values, env)[0]
             units.append(unit)
             continue

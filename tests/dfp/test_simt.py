@@ -124,6 +124,30 @@ def test_concat_affine_relu() -> None:
     check_shapes(net.graph(net.op("concat", *parts, axis=1)), {"n": 2}, [Shape(1, 1)])
 
 
+def _blocks(channels: Sequence[int]) -> tuple[Net, Value]:
+    """What a block of a DenseNet computes after its concat."""
+    net = Net()
+    y = net.op("concat", *(net.input("n", c, 3, 6) for c in channels), axis=1)
+    total = sum(channels)
+    return net, net.op("relu", net.op("add", net.op("mul", y, net.param(total, 1, 1)), net.param(total, 1, 1)))
+
+
+@pytest.mark.parametrize("channels", [(8, 4, 12, 4, 4, 8), (4,) * 18, (16, 4, 4, 4, 20)])
+def test_concat_of_many_operands(channels: Sequence[int]) -> None:
+    net, y = _blocks(channels)
+    b = check_shapes(net.graph(y), {"n": 2}, SHAPES)
+    assert b.gpu is not None
+    loops = [s for s in b.gpu.source(Shape(4, 1)).kernel.body if isinstance(s, g.Loop) and s.bind == "block"]
+    assert len(loops) == 1  # not one for each operand
+    b = check_shapes(net.graph(net.op("sigmoid", y), y), {"n": 2}, [Shape(4, 4)])
+
+
+def test_concat_of_many_operands_along_another_axis() -> None:
+    net = Net()
+    parts = [net.input("n", 4, h, 5) for h in (1, 2, 1, 3, 2)]
+    check_shapes(net.graph(net.op("relu", net.op("concat", *parts, axis=2))), {"n": 2}, SHAPES)
+
+
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_softmax(axis: int) -> None:
     net = Net()

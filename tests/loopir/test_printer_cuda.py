@@ -13,7 +13,7 @@ from nnaccel_core.dfp.group import Reason
 from nnaccel_core.dfp.merge import Context
 from nnaccel_core.dfp.simt import Shape
 from nnaccel_core.errors import ToolchainError, UnsupportedError, VerifyError
-from nnaccel_core.ir import Graph, sym
+from nnaccel_core.ir import Graph, TensorType, Value, sym
 from nnaccel_core.loopir import grammar as g
 from nnaccel_core.loopir.divisors import divisor
 from nnaccel_core.loopir.printer_cuda import FLAGS, CudaPrinter
@@ -54,6 +54,14 @@ def global_average() -> Graph:
     return net.graph(net.mean(net.input("n", 8, 5, 7), 2, 3, keep=False))
 
 
+def concat_of_many() -> Graph:
+    """In bfloat16, with neighbors chosen together and read two to a word."""
+    net = Net()
+    given = [net.input("n", 8, 5, 7) for _ in range(5)]
+    net.inputs = [Value(TensorType(v.shape, "bfloat16", v.type.layout), v.name) for v in given]
+    return net.graph(net.op("relu", net.op("concat", *net.inputs, axis=1)))
+
+
 def concat_relu() -> Graph:
     net = Net()
     return net.graph(net.op("relu", net.op("concat", *(net.input("n", c, 5, 7) for c in (8, 4, 12)), axis=1)))
@@ -74,6 +82,7 @@ GOLDEN: dict[str, tuple[Callable[[], Graph], Shape]] = {
     "global_average": (global_average, Shape(4, 1)),
     "concat_relu": (concat_relu, Shape(4, 1)),
     "cast_half": (cast_half, Shape(4, 1)),
+    "concat_of_many": (concat_of_many, Shape(4, 2)),
 }
 
 

@@ -16,16 +16,16 @@ extern "C" __global__ void __launch_bounds__(512) affine_relu(const float* __res
     const nn_int n2 = (e1 - o1);
     const nn_int n3 = (e0 - o0);
     for (nn_int f0 = (nn_int)threadIdx.x; f0 < (n0 * n1 * n2 * n3); f0 += (nn_int)blockDim.x) {
-        const nn_int i1 = (4 * (f0 % n0) + o2);
-        const nn_int g0 = (f0 / n0);
-        const nn_int i3 = (g0 % n1);
-        const nn_int g1 = (g0 / n1);
-        const nn_int i2 = ((g1 % n2) + o1);
-        const nn_int g2 = (g1 / n2);
+        const nn_int i1 = (4 * (nn_int)((nn_uint)f0 % (nn_uint)n0) + o2);
+        const nn_int g0 = (nn_int)((nn_uint)f0 / (nn_uint)n0);
+        const nn_int i3 = (nn_int)((nn_uint)g0 % (nn_uint)n1);
+        const nn_int g1 = (nn_int)((nn_uint)g0 / (nn_uint)n1);
+        const nn_int i2 = ((nn_int)((nn_uint)g1 % (nn_uint)n2) + o1);
+        const nn_int g2 = (nn_int)((nn_uint)g1 / (nn_uint)n2);
         const nn_int i0 = (g2 + o0);
         float x0_0, x0_1, x0_2, x0_3;
         {
-            const nn_vec<float, 4> v = *(const nn_vec<float, 4>*)(b0 + d1 * d2 * d3 * i0 + d1 * d3 * i2 + d1 * i3 + i1);
+            const nn_vec<float, 4> v = *(const nn_vec<float, 4>*)(b0 + (d1 * d2 * d3 * i0 + d1 * d3 * i2 + d1 * i3 + i1));
             x0_0 = v.v[0];
             x0_1 = v.v[1];
             x0_2 = v.v[2];
@@ -66,7 +66,7 @@ extern "C" __global__ void __launch_bounds__(512) affine_relu(const float* __res
             v.v[1] = y0_1_1;
             v.v[2] = y0_1_2;
             v.v[3] = y0_1_3;
-            *(nn_vec<float, 4>*)(b3 + d1 * d2 * d3 * i0 + d1 * d3 * i2 + d1 * i3 + i1) = v;
+            *(nn_vec<float, 4>*)(b3 + (d1 * d2 * d3 * i0 + d1 * d3 * i2 + d1 * i3 + i1)) = v;
         }
     }
 }

@@ -16,16 +16,16 @@ extern "C" __global__ void __launch_bounds__(512) concat_relu(const float* __res
     const nn_int n2 = (e1 - o1);
     const nn_int n3 = (e0 - o0);
     for (nn_int f0 = (nn_int)threadIdx.x; f0 < (n0 * n1 * n2 * n3); f0 += (nn_int)blockDim.x) {
-        const nn_int i1 = (4 * (f0 % n0) + o2);
-        const nn_int g0 = (f0 / n0);
-        const nn_int i3 = (g0 % n1);
-        const nn_int g1 = (g0 / n1);
-        const nn_int i2 = ((g1 % n2) + o1);
-        const nn_int g2 = (g1 / n2);
+        const nn_int i1 = (4 * (nn_int)((nn_uint)f0 % (nn_uint)n0) + o2);
+        const nn_int g0 = (nn_int)((nn_uint)f0 / (nn_uint)n0);
+        const nn_int i3 = (nn_int)((nn_uint)g0 % (nn_uint)n1);
+        const nn_int g1 = (nn_int)((nn_uint)g0 / (nn_uint)n1);
+        const nn_int i2 = ((nn_int)((nn_uint)g1 % (nn_uint)n2) + o1);
+        const nn_int g2 = (nn_int)((nn_uint)g1 / (nn_uint)n2);
         const nn_int i0 = (g2 + o0);
         float x0_0, x0_1, x0_2, x0_3;
         {
-            const nn_vec<float, 4> v = *(const nn_vec<float, 4>*)(b0 + d1 * d2 * d3 * i0 + d1 * d3 * i2 + d1 * i3 + i1);
+            const nn_vec<float, 4> v = *(const nn_vec<float, 4>*)(b0 + (d1 * d2 * d3 * i0 + d1 * d3 * i2 + d1 * i3 + i1));
             x0_0 = v.v[0];
             x0_1 = v.v[1];
             x0_2 = v.v[2];
@@ -50,7 +50,7 @@ extern "C" __global__ void __launch_bounds__(512) concat_relu(const float* __res
             v.v[1] = y0_1_1;
             v.v[2] = y0_1_2;
             v.v[3] = y0_1_3;
-            *(nn_vec<float, 4>*)(b3 + d1 * d2 * d3 * i0 + d1 * d3 * i2 + d1 * i3 + d2 * d3 * d4 * i0 + d2 * d3 * d5 * i0 + d3 * d4 * i2 + d3 * d5 * i2 + d4 * i3 + d5 * i3 + i1) = v;
+            *(nn_vec<float, 4>*)(b3 + (d1 * d2 * d3 * i0 + d1 * d3 * i2 + d1 * i3 + d2 * d3 * d4 * i0 + d2 * d3 * d5 * i0 + d3 * d4 * i2 + d3 * d5 * i2 + d4 * i3 + d5 * i3 + i1)) = v;
         }
     }
     const nn_int n4 = ((min(d1 + d4, e2) - max(d1, o2) + 3) >> 2);
@@ -58,16 +58,16 @@ extern "C" __global__ void __launch_bounds__(512) concat_relu(const float* __res
     const nn_int n6 = (e1 - o1);
     const nn_int n7 = (e0 - o0);
     for (nn_int f1 = (nn_int)threadIdx.x; f1 < (n4 * n5 * n6 * n7); f1 += (nn_int)blockDim.x) {
-        const nn_int i1_1 = (4 * (f1 % n4) + max(d1, o2));
-        const nn_int g3 = (f1 / n4);
-        const nn_int i3_1 = (g3 % n5);
-        const nn_int g4 = (g3 / n5);
-        const nn_int i2_1 = ((g4 % n6) + o1);
-        const nn_int g5 = (g4 / n6);
+        const nn_int i1_1 = (4 * (nn_int)((nn_uint)f1 % (nn_uint)n4) + max(d1, o2));
+        const nn_int g3 = (nn_int)((nn_uint)f1 / (nn_uint)n4);
+        const nn_int i3_1 = (nn_int)((nn_uint)g3 % (nn_uint)n5);
+        const nn_int g4 = (nn_int)((nn_uint)g3 / (nn_uint)n5);
+        const nn_int i2_1 = ((nn_int)((nn_uint)g4 % (nn_uint)n6) + o1);
+        const nn_int g5 = (nn_int)((nn_uint)g4 / (nn_uint)n6);
         const nn_int i0_1 = (g5 + o0);
         float x2_0, x2_1, x2_2, x2_3;
         {
-            const nn_vec<float, 4> v = *(const nn_vec<float, 4>*)(b1 + d2 * d3 * d4 * i0_1 + d3 * d4 * i2_1 + d4 * i3_1 + i1_1 - d1);
+            const nn_vec<float, 4> v = *(const nn_vec<float, 4>*)(b1 + (d2 * d3 * d4 * i0_1 + d3 * d4 * i2_1 + d4 * i3_1 + i1_1 - d1));
             x2_0 = v.v[0];
             x2_1 = v.v[1];
             x2_2 = v.v[2];
@@ -92,7 +92,7 @@ extern "C" __global__ void __launch_bounds__(512) concat_relu(const float* __res
             v.v[1] = y1_1_1;
             v.v[2] = y1_1_2;
             v.v[3] = y1_1_3;
-            *(nn_vec<float, 4>*)(b3 + d1 * d2 * d3 * i0_1 + d1 * d3 * i2_1 + d1 * i3_1 + d2 * d3 * d4 * i0_1 + d2 * d3 * d5 * i0_1 + d3 * d4 * i2_1 + d3 * d5 * i2_1 + d4 * i3_1 + d5 * i3_1 + i1_1) = v;
+            *(nn_vec<float, 4>*)(b3 + (d1 * d2 * d3 * i0_1 + d1 * d3 * i2_1 + d1 * i3_1 + d2 * d3 * d4 * i0_1 + d2 * d3 * d5 * i0_1 + d3 * d4 * i2_1 + d3 * d5 * i2_1 + d4 * i3_1 + d5 * i3_1 + i1_1)) = v;
         }
     }
     const nn_int n8 = ((e2 - max(d1 + d4, o2) + 3) >> 2);
@@ -100,16 +100,16 @@ extern "C" __global__ void __launch_bounds__(512) concat_relu(const float* __res
     const nn_int n10 = (e1 - o1);
     const nn_int n11 = (e0 - o0);
     for (nn_int f2 = (nn_int)threadIdx.x; f2 < (n10 * n11 * n8 * n9); f2 += (nn_int)blockDim.x) {
-        const nn_int i1_2 = (4 * (f2 % n8) + max(d1 + d4, o2));
-        const nn_int g6 = (f2 / n8);
-        const nn_int i3_2 = (g6 % n9);
-        const nn_int g7 = (g6 / n9);
-        const nn_int i2_2 = ((g7 % n10) + o1);
-        const nn_int g8 = (g7 / n10);
+        const nn_int i1_2 = (4 * (nn_int)((nn_uint)f2 % (nn_uint)n8) + max(d1 + d4, o2));
+        const nn_int g6 = (nn_int)((nn_uint)f2 / (nn_uint)n8);
+        const nn_int i3_2 = (nn_int)((nn_uint)g6 % (nn_uint)n9);
+        const nn_int g7 = (nn_int)((nn_uint)g6 / (nn_uint)n9);
+        const nn_int i2_2 = ((nn_int)((nn_uint)g7 % (nn_uint)n10) + o1);
+        const nn_int g8 = (nn_int)((nn_uint)g7 / (nn_uint)n10);
         const nn_int i0_2 = (g8 + o0);
         float x4_0, x4_1, x4_2, x4_3;
         {
-            const nn_vec<float, 4> v = *(const nn_vec<float, 4>*)(b2 + d2 * d3 * d5 * i0_2 + d3 * d5 * i2_2 + d5 * i3_2 + i1_2 - d1 - d4);
+            const nn_vec<float, 4> v = *(const nn_vec<float, 4>*)(b2 + (d2 * d3 * d5 * i0_2 + d3 * d5 * i2_2 + d5 * i3_2 + i1_2 - d1 - d4));
             x4_0 = v.v[0];
             x4_1 = v.v[1];
             x4_2 = v.v[2];
@@ -134,7 +134,7 @@ extern "C" __global__ void __launch_bounds__(512) concat_relu(const float* __res
             v.v[1] = y2_1;
             v.v[2] = y2_2;
             v.v[3] = y2_3;
-            *(nn_vec<float, 4>*)(b3 + d1 * d2 * d3 * i0_2 + d1 * d3 * i2_2 + d1 * i3_2 + d2 * d3 * d4 * i0_2 + d2 * d3 * d5 * i0_2 + d3 * d4 * i2_2 + d3 * d5 * i2_2 + d4 * i3_2 + d5 * i3_2 + i1_2) = v;
+            *(nn_vec<float, 4>*)(b3 + (d1 * d2 * d3 * i0_2 + d1 * d3 * i2_2 + d1 * i3_2 + d2 * d3 * d4 * i0_2 + d2 * d3 * d5 * i0_2 + d3 * d4 * i2_2 + d3 * d5 * i2_2 + d4 * i3_2 + d5 * i3_2 + i1_2)) = v;
         }
     }
 }

@@ -14,10 +14,10 @@ extern "C" __global__ void __launch_bounds__(512) global_average(const float* __
     const nn_int n1 = (e0 - o0);
     const nn_int n2 = 16;
     for (nn_int f0 = (nn_int)threadIdx.x; f0 < (n0 * n1 * n2); f0 += (nn_int)blockDim.x) {
-        const nn_int i2 = (4 * (f0 % n0) + o1);
-        const nn_int g0 = (f0 / n0);
-        const nn_int i1 = ((g0 % n1) + o0);
-        const nn_int g1 = (g0 / n1);
+        const nn_int i2 = (4 * (nn_int)((nn_uint)f0 % (nn_uint)n0) + o1);
+        const nn_int g0 = (nn_int)((nn_uint)f0 / (nn_uint)n0);
+        const nn_int i1 = ((nn_int)((nn_uint)g0 % (nn_uint)n1) + o0);
+        const nn_int g1 = (nn_int)((nn_uint)g0 / (nn_uint)n1);
         const nn_int i0 = g1;
         float a0_0, a0_1, a0_2, a0_3;
         a0_0 = 0.0f;
@@ -30,7 +30,7 @@ extern "C" __global__ void __launch_bounds__(512) global_average(const float* __
             for (nn_int r1 = 0; r1 < d3; ++r1) {
                 float x0_0, x0_1, x0_2, x0_3;
                 {
-                    const nn_vec<float, 4> v = *(const nn_vec<float, 4>*)(b0 + d1 * d2 * d3 * i1 + d1 * d3 * i0 + 16 * d1 * d3 * r0 + d1 * r1 + i2);
+                    const nn_vec<float, 4> v = *(const nn_vec<float, 4>*)(b0 + (d1 * d2 * d3 * i1 + d1 * d3 * i0 + 16 * d1 * d3 * r0 + d1 * r1 + i2));
                     x0_0 = v.v[0];
                     x0_1 = v.v[1];
                     x0_2 = v.v[2];
@@ -53,15 +53,15 @@ extern "C" __global__ void __launch_bounds__(512) global_average(const float* __
             v.v[1] = y0_1_1;
             v.v[2] = y0_1_2;
             v.v[3] = y0_1_3;
-            *(nn_vec<float, 4>*)(s0 + i0 * t0 * t1 + i1 * t1 + i2 - o0 * t1 - o1) = v;
+            *(nn_vec<float, 4>*)(s0 + (i0 * t0 * t1 + i1 * t1 + i2 - o0 * t1 - o1)) = v;
         }
     }
     __syncthreads();
     const nn_int n3 = ((e1 - o1 + 3) >> 2);
     const nn_int n4 = (e0 - o0);
     for (nn_int f1 = (nn_int)threadIdx.x; f1 < (n3 * n4); f1 += (nn_int)blockDim.x) {
-        const nn_int i1_1 = (4 * (f1 % n3) + o1);
-        const nn_int g2 = (f1 / n3);
+        const nn_int i1_1 = (4 * (nn_int)((nn_uint)f1 % (nn_uint)n3) + o1);
+        const nn_int g2 = (nn_int)((nn_uint)f1 / (nn_uint)n3);
         const nn_int i0_1 = (g2 + o0);
         float a1_0, a1_1, a1_2, a1_3;
         a1_0 = 0.0f;
@@ -72,7 +72,7 @@ extern "C" __global__ void __launch_bounds__(512) global_average(const float* __
         for (nn_int r0 = 0; r0 < 16; ++r0) {
             float x1_0, x1_1, x1_2, x1_3;
             {
-                const nn_vec<float, 4> v = *(const nn_vec<float, 4>*)(s0 + i0_1 * t1 + r0 * t0 * t1 + i1_1 - o0 * t1 - o1);
+                const nn_vec<float, 4> v = *(const nn_vec<float, 4>*)(s0 + (i0_1 * t1 + r0 * t0 * t1 + i1_1 - o0 * t1 - o1));
                 x1_0 = v.v[0];
                 x1_1 = v.v[1];
                 x1_2 = v.v[2];
@@ -94,7 +94,7 @@ extern "C" __global__ void __launch_bounds__(512) global_average(const float* __
             v.v[1] = y1_1_1;
             v.v[2] = y1_1_2;
             v.v[3] = y1_1_3;
-            *(nn_vec<float, 4>*)(b1 + d1 * i0_1 + i1_1) = v;
+            *(nn_vec<float, 4>*)(b1 + (d1 * i0_1 + i1_1)) = v;
         }
     }
 }

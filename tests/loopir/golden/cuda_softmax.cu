@@ -42,12 +42,12 @@ extern "C" __global__ void __launch_bounds__(512) softmax(const float* __restric
     const nn_int n0 = d1;
     const nn_int n1 = (e0 - o0);
     for (nn_int f0 = (nn_int)threadIdx.x; f0 < (n0 * n1); f0 += (nn_int)blockDim.x) {
-        const nn_int i1 = (f0 % n0);
-        const nn_int g0 = (f0 / n0);
+        const nn_int i1 = (nn_int)((nn_uint)f0 % (nn_uint)n0);
+        const nn_int g0 = (nn_int)((nn_uint)f0 / (nn_uint)n0);
         const nn_int i0 = (g0 + o0);
         float x0_0;
         {
-            const nn_vec<float, 1> v = *(const nn_vec<float, 1>*)(b0 + d1 * i0 + i1);
+            const nn_vec<float, 1> v = *(const nn_vec<float, 1>*)(b0 + (d1 * i0 + i1));
             x0_0 = v.v[0];
         }
         float x1;
@@ -59,7 +59,7 @@ extern "C" __global__ void __launch_bounds__(512) softmax(const float* __restric
         {
             nn_vec<float, 1> v;
             v.v[0] = y0_1_0;
-            *(nn_vec<float, 1>*)(b1 + d1 * i0 + i1) = v;
+            *(nn_vec<float, 1>*)(b1 + (d1 * i0 + i1)) = v;
         }
     }
 }

@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from nnaccel_core.dfp.emit import WINDOW
-from nnaccel_core.dfp.nests import loads_of, scalar_cost
+from nnaccel_core.dfp.nests import is_piece, loads_of, scalar_cost, subexpressions
 from nnaccel_core.dfp.regions import Region, Tiling, physical_axes
 from nnaccel_core.dfp.scalars import step_along
 from nnaccel_core.dfp.spmd import kernel_dims, scratch_sizes
 from nnaccel_core.dfp.storage import Staged
 from nnaccel_core.ir import Dim, Value, ceil_div, dim_max, dim_min, product, sym
 from nnaccel_core.ir.types import ITEMSIZE
-from nnaccel_core.loopir.grammar import Binary, Nest
+from nnaccel_core.loopir.grammar import Binary, Nest, Select
 
 if TYPE_CHECKING:
     from nnaccel_core.api import Machine
@@ -116,11 +116,13 @@ def strided_loads(nest: Nest) -> int:
     return min(counts, default=0)
 
 
-def _work(nest: Nest, points: Dim) -> Dim:
+def _work(nest: Nest, points: Dim, gpu: bool = False) -> Dim:
     """Operations of a nest, counting a multiply-add as two and strided loads as the operations they delay."""
     slow = 1 + STRIDED * strided_loads(nest)
     if nest.combine is None:
-        return points * 2 * max(1, scalar_cost(nest.body)) * slow
+        # On a GPU the operand of a concat is chosen once for all that a thread computes.
+        chosen = sum(isinstance(s, Select) and is_piece(s) for s in subexpressions(nest.body)) if gpu else 0
+        return points * 2 * max(1, scalar_cost(nest.body) - chosen) * slow
     per_term = (2 + 2 * scalar_cost(nest.body)) * slow
     if nest.combine == "sum" and isinstance(nest.body, Binary) and nest.body.op == "mul":
         per_term -= 2 * slow
@@ -154,7 +156,7 @@ def model(staged: Staged, tiling: Tiling, simd_bytes: int, efficiency: float = E
         scratch = scratch + ceil_div(product(shape) * ITEMSIZE[v.dtype], 64) * 64
     work: Dim = 0
     for n in staged.nests:
-        work = work + _work(n, product(_sizes(n.out.shape, tiling.regions[n.out])))
+        work = work + _work(n, product(_sizes(n.out.shape, tiling.regions[n.out])), gpu)
     loaded: Dim = 0
     for n in staged.nests:
         if n.combine is not None:

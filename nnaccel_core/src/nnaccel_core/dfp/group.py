@@ -21,6 +21,9 @@ from nnaccel_core.loopir.grammar import Kernel
 from nnaccel_core.loopir.source import KernelSource
 from nnaccel_core.ops import registry
 
+#: A concat of more operands than this is computed for the extents that it has.
+MANY_OPERANDS = 4
+
 
 @dataclass(frozen=True)
 class Reason:
@@ -121,9 +124,13 @@ def is_depthwise(node: Node) -> bool:
 
 
 def _structural_axes(node: Node, position: int) -> range:
-    """Axes of an operand whose extents stay constants: the window of a convolution."""
+    """Axes of an operand whose extents stay constants: the window of a convolution, and what many operands of a concat bring to
+    it. Few groups share that many operands, and where each one begins would be a sum over all in front of it."""
     if node.op in ("conv", "conv_backward_data") and position == 1:
         return range(2, node.inputs[1].type.rank)
+    if node.op == "concat" and len(node.inputs) > MANY_OPERANDS:
+        axis = int(node.attrs["axis"])
+        return range(axis, axis + 1)
     return range(0)
 
 
@@ -169,12 +176,12 @@ def _facts_of(node: Node) -> _Facts:
         fixed = []
         for i, v in enumerate(node.inputs):
             keep = _structural_axes(node, i)
-            fixed.append(tuple(d if a in keep or d == 1 else 0 for a, d in enumerate(v.shape)))
+            fixed.append(tuple(d if isinstance(d, int) and (a in keep or d == 1) else 0 for a, d in enumerate(v.shape)))
         found = _facts[node] = _Facts(
             attrs,
             symbols,
             tuple(v.type.layout for v in node.inputs),
-            tuple(fixed),  # type: ignore[arg-type]
+            tuple(fixed),
             tuple((v.dtype, v.type.layout) for v in node.outputs),
         )
     return found

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from nnaccel_core.api import Machine
 
 #: Nodes and arguments one kernel may have: larger ones compile slowly and run out of registers for addresses.
-MAX_NODES, MAX_ARGUMENTS = 24, 16
+MAX_NODES, MAX_ARGUMENTS, BESIDE_WIDEST = 24, 16, 4
 
 Group = frozenset[Node]
 #: Groups, and as bit sets their members and what lies below them.
@@ -111,8 +111,10 @@ def legal(ctx: Context, a: Group, b: Group) -> Reason | None:
     if len(both) > MAX_NODES:
         return Reason(f"more than {MAX_NODES} nodes in one kernel", tuple(both)[:2])
     inside = {v for n in both for v in n.outputs}
-    if len({v for n in both for v in n.inputs} - inside) + len(ctx.outputs(both)) > MAX_ARGUMENTS:
-        return Reason(f"more than {MAX_ARGUMENTS} arguments of one kernel", tuple(both)[:2])
+    widest = max(len(n.inputs) for n in both)  # a concat of many operands may take along what follows it
+    most = max(MAX_ARGUMENTS, widest + BESIDE_WIDEST)
+    if len({v for n in both for v in n.inputs} - inside) + len(ctx.outputs(both)) > most:
+        return Reason(f"more than {most} arguments of one kernel", tuple(both)[:2])
     found = ctx.planned(both)
     return found if isinstance(found, Reason) else None
 

@@ -103,6 +103,11 @@ def scalar_cost(s: Scalar | None) -> int:
     return total
 
 
+def is_piece(s: Select) -> bool:
+    """A choice by position, as a concat makes it."""
+    return isinstance(s.cond, Binary) and s.cond.op == "lt" and isinstance(s.cond.a, Index) and isinstance(s.cond.b, Index)
+
+
 def rename(nest: Nest, out: Value, axes: Mapping[str, Dim], names: Sequence[str], reduce: Sequence[str]) -> Nest:
     """``nest`` writing ``out``, with its axes substituted by ``axes`` and new names for output and reduced axes."""
     env = dict(axes) | {old: sym(new) for (old, _), new in zip(nest.reduce, reduce, strict=True)}

@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from nnaccel_core.dfp.emit import WINDOW, NestEmitter, Place
-from nnaccel_core.dfp.nests import nest_loads, subexpressions
+from nnaccel_core.dfp.group import MANY_OPERANDS
+from nnaccel_core.dfp.nests import is_piece, nest_loads, subexpressions
 from nnaccel_core.dfp.regions import Region, Tiling, physical_axes
 from nnaccel_core.dfp.scalars import Names
 from nnaccel_core.dfp.simt_bundle import bundles, emit_bundle
@@ -45,9 +46,6 @@ from nnaccel_core.loopir.transforms import unroll
 #: Stands for `storage.RECOMPUTE`: threads compute again what costs a few operations rather than share it through shared
 #: memory, since memory keeps them waiting anyway (a clip in front of a 3x3 window: 2 operations at 9 uses).
 RECOMPUTE_GPU = 40
-#: A concat of more operands than this chooses the operand per access: loops for each would have too few elements for the threads
-#: (seen on an H100: 26 operands of 32 channels at 14x14, 128 images: 132 us with choices, 311 with loops).
-MOST_PIECES = 16
 #: Bytes of one thread's access.
 ACCESS = 16
 
@@ -195,9 +193,10 @@ def emit(
     if axis is None or not _separable(nest, axis):
         return simple.emit_points()
     edges = piece_edges(nest, axis)
-    block = shape.block
-    if len(edges) >= MOST_PIECES:
-        edges, block = (), 1
+    if len(edges) >= MANY_OPERANDS:
+        # Each access chooses its operand: loops for each would have too few elements for the threads (seen on an H200: 16
+        # operands of 32 channels at 7x7, 128 images, bfloat16: 154 us with loops, where traffic takes 5).
+        edges = ()
     out: list[Stmt] = []
     at = nest.axes.index(axis)
     for k in range(len(edges) + 1):
@@ -205,7 +204,7 @@ def emit(
         end = dim_min(hi[at], edges[k]) if k < len(edges) else hi[at]
         part = replace(nest, body=_piece(nest.body, edges, k)) if edges else nest
         low, high = (*lo[:at], begin, *lo[at + 1 :]), (*hi[:at], end, *hi[at + 1 :])
-        out += StencilEmitter(part, places, low, high, names, axis, shape.vector, block, multiples).emit()
+        out += StencilEmitter(part, places, low, high, names, axis, shape.vector, shape.block, multiples).emit()
     return out
 
 
@@ -216,12 +215,12 @@ def piece_edges(nest: Nest, axis: str) -> tuple[Dim, ...]:
     """
     if nest.combine is not None or nest.where:
         return ()
-    trees = [s for s in subexpressions(nest.body) if isinstance(s, Select) and _is_piece(s)]
+    trees = [s for s in subexpressions(nest.body) if isinstance(s, Select) and is_piece(s)]
     if not trees:
         return ()
 
     def edges(s: Scalar) -> list[Dim]:
-        if not isinstance(s, Select) or not _is_piece(s):
+        if not isinstance(s, Select) or not is_piece(s):
             return []
         assert isinstance(s.cond, Binary) and isinstance(s.cond.b, Index)
         return [*edges(s.a), s.cond.b.dim, *edges(s.b)]
@@ -236,7 +235,7 @@ def piece_edges(nest: Nest, axis: str) -> tuple[Dim, ...]:
 
 def _piece(s: Scalar, edges: Sequence[Dim], k: int) -> Scalar:
     """``s`` where the axis lies between ``edges[k - 1]`` and ``edges[k]``."""
-    if isinstance(s, Select) and _is_piece(s):
+    if isinstance(s, Select) and is_piece(s):
         assert isinstance(s.cond, Binary) and isinstance(s.cond.b, Index)
         return _piece(s.a if k <= edges.index(s.cond.b.dim) else s.b, edges, k)
     kids = children(s)
@@ -284,14 +283,9 @@ def _separable(nest: Nest, axis: str) -> bool:
     if any(axis in free_symbols(b.index) for b in nest.where):
         return False
     for s in (*conditional_loads(nest.body), *conditional_loads(nest.final)):
-        if nest.combine is not None or not isinstance(s, Select) or not _is_piece(s):
+        if nest.combine is not None or not isinstance(s, Select) or not is_piece(s):
             return False
     return nest.combine is None or all(_is_one_loop(nest, b) for b in nest.where)
-
-
-def _is_piece(s: Select) -> bool:
-    """A choice by position, as a concat makes it."""
-    return isinstance(s.cond, Binary) and s.cond.op == "lt" and isinstance(s.cond.a, Index) and isinstance(s.cond.b, Index)
 
 
 def _is_one_loop(nest: Nest, bound: Bound) -> bool:

@@ -8,7 +8,7 @@ each column: a load and the terms that use it are predicated, nothing else branc
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from nnaccel_core.dfp.emit import WINDOW, NestEmitter, Place
 from nnaccel_core.dfp.nests import loads_of, replace_acc, subexpressions
@@ -45,6 +45,13 @@ from nnaccel_core.loopir.numeric import compute_dtype, identity
 
 #: Windows of at most this many elements are unrolled whole, larger ones along their last axis.
 MOST_TAPS = 25
+
+#: Neighboring vectors of the contiguous axis that go to neighboring threads where elements choose by position what they load;
+#: the next threads take the same ones of the next outputs, so that few threads of a warp choose differently.
+RUN = 4
+#: Elements that a thread holds of one row of a window: results, factors, and the columns that its outputs read. With more, values
+#: leave the registers (seen on an H200, 3x3, four outputs of eight bfloat16 each: 104, 95 of which went to memory and back).
+ROW_ELEMENTS = 72
 
 #: A value's registers, by the load (or choice) that fills them.
 Loaded = dict[tuple[object, tuple[Dim, ...]], Buffer]
@@ -108,6 +115,25 @@ def _by_position(s: Scalar) -> bool:
     return False
 
 
+def _chosen(s: Select, element: str) -> Binary:
+    """The condition of a choice by position, at the first ``element`` of a vector."""
+    assert isinstance(s.cond, Binary) and isinstance(s.cond.a, Index) and isinstance(s.cond.b, Index)
+    first = {element: 0}
+    return Binary(s.cond.op, Index(substitute(s.cond.a.dim, first)), Index(substitute(s.cond.b.dim, first)))
+
+
+def _alike(terms: Sequence[Scalar], choices: Collection[int]) -> bool:
+    """Whether ``terms`` are of one form on top, and choose (where their ids are among ``choices``) at the same positions."""
+    x = terms[0]
+    if any(type(y) is not type(x) or len(children(y)) != len(children(x)) for y in terms):
+        return False
+    if isinstance(x, Load):
+        return all(isinstance(y, Load) and y.buffer == x.buffer for y in terms)
+    if len({id(y) in choices for y in terms}) > 1:
+        return False
+    return id(x) not in choices or all(isinstance(y, Select) and isinstance(x, Select) and y.cond == x.cond for y in terms)
+
+
 def flat(names: Names, axes: Sequence[tuple[str, Dim, Dim, int]], body: Sequence[Stmt]) -> list[Stmt]:
     """One block loop over ``axes`` (name, begin, end, step; outermost first), inside which the axes are lets."""
     if not axes:
@@ -160,6 +186,7 @@ class StencilEmitter(NestEmitter):
         self.taps: list[tuple[str, int]] = [(n, int(e)) for n, e in taps if n in bounded or e <= 3]
         unrolled = {n for n, _ in self.taps}
         self.serial = [n for n, _ in nest.reduce if n not in unrolled]
+        self.chooses = nest.combine is None and bool(conditional_loads(nest.body))
 
     def _divides(self, vector: int) -> bool:
         """Whether regions and choices by position along the axis begin and end at multiples of ``vector``."""
@@ -186,6 +213,10 @@ class StencilEmitter(NestEmitter):
         if any(u in free_symbols(b.index) and free_symbols(b.index) & set(self.serial) for b in self.nest.where):
             return single  # outputs of a block share their loops, so no loop's limit may depend on the blocked axis
         width = self.hi[u] - self.lo[u]
+        if self.taps:
+            held = 2 * (self.most + self.taps[-1][1]) - 1
+            while self.vector > 1 and self.vector * held > ROW_ELEMENTS:
+                self.vector //= 2
         blocks = self.threads(order, self._points_at(u, self.most), u)
         return [If(Binary("ge", Index(width), Index(self.most)), tuple(blocks), tuple(single))]
 
@@ -206,7 +237,14 @@ class StencilEmitter(NestEmitter):
             else:
                 axes.append((a, self.lo[a], self.hi[a], 1))
         if self.axis not in self.units:
-            axes.append((self.axis, self.lo[self.axis], self.hi[self.axis], self.vector))
+            lo, hi = self.lo[self.axis], self.hi[self.axis]
+            if self.chooses:
+                run, k = self.names.fresh("q"), self.names.fresh("q")
+                axes = [(run, 0, ceil_div(hi - lo, RUN * self.vector), 1), *axes, (k, 0, RUN, 1)]
+                inside = If(Binary("lt", Index(sym(self.axis)), Index(hi)), tuple(body))
+                body = [Let(self.axis, lo + self.vector * (RUN * sym(run) + sym(k))), inside]
+            else:
+                axes.append((self.axis, lo, hi, self.vector))
         return flat(self.names, axes, body)
 
     # --- registers ----------------------------------------------------------------------------------------------
@@ -246,35 +284,51 @@ class StencilEmitter(NestEmitter):
 
     def fetch(self, s: Scalar, known: Loaded, out: list[Stmt]) -> Scalar:
         """``s`` (on buffers) with its loads and choices by position in registers, filled in ``out``."""
-        memo: dict[int, Scalar] = {}
-        choices = set(map(id, conditional_loads(s)))
+        return self.fetch_all((s,), known, out)[0]
 
-        def visit(x: Scalar) -> Scalar:
-            if id(x) not in memo:
-                if isinstance(x, Load) and isinstance(x.buffer, Buffer) and x.buffer.space in ("global", "tile"):
-                    memo[id(x)] = self._load(x, known, out)
-                elif isinstance(x, Select) and id(x) in choices:
-                    memo[id(x)] = self._choice(x, known, out)
-                else:
-                    kids = children(x)
-                    memo[id(x)] = rebuild(x, [visit(k) for k in kids]) if kids else x
-            return memo[id(x)]
+    def fetch_all(self, terms: tuple[Scalar, ...], known: Loaded, out: list[Stmt]) -> tuple[Scalar, ...]:
+        """`fetch` for the same term at several points: what is chosen at the same positions for all of them is chosen once."""
+        memo: dict[tuple[int, ...], tuple[Scalar, ...]] = {}
+        choices = {id(c) for s in terms for c in conditional_loads(s)}
 
-        return visit(s)
+        def visit(xs: tuple[Scalar, ...]) -> tuple[Scalar, ...]:
+            key = tuple(map(id, xs))
+            if key not in memo:
+                memo[key] = moved(xs)
+            return memo[key]
 
-    def _choice(self, s: Select, known: Loaded, out: list[Stmt]) -> Scalar:
-        """The registers of a choice by position, which is the same for all elements of a vector."""
-        assert isinstance(s.cond, Binary) and isinstance(s.cond.a, Index) and isinstance(s.cond.b, Index)
-        first = {self.j: 0}
-        cond = Binary(s.cond.op, Index(substitute(s.cond.a.dim, first)), Index(substitute(s.cond.b.dim, first)))
-        target = self.register("x", compute_dtype(scalar_dtype(s)))
+        def moved(xs: tuple[Scalar, ...]) -> tuple[Scalar, ...]:
+            x = xs[0]
+            if len(xs) > 1 and not _alike(xs, choices):
+                return tuple(y for one in xs for y in visit((one,)))
+            if isinstance(x, Load) and isinstance(x.buffer, Buffer) and x.buffer.space in ("global", "tile"):
+                return tuple(self._load(y, known, out) for y in xs if isinstance(y, Load))
+            if isinstance(x, Select) and id(x) in choices:
+                return self._choice([y for y in xs if isinstance(y, Select)], known, out)
+            kids = [visit(group) for group in zip(*map(children, xs), strict=True)]
+            return tuple(rebuild(y, [group[k] for group in kids]) for k, y in enumerate(xs)) if kids else xs
+
+        return visit(terms)
+
+    def _choice(
+        self, terms: Sequence[Select], known: Loaded, out: list[Stmt], targets: Sequence[Buffer] = ()
+    ) -> tuple[Scalar, ...]:
+        """The registers (``targets``, or new ones) of one choice by position, which is the same for all elements of a vector."""
+        if not targets:
+            targets = [self.register("x", compute_dtype(scalar_dtype(s))) for s in terms]
+            out += map(Alloc, targets)
         arms = []
-        for arm in (s.a, s.b):
+        for arm in (tuple(s.a for s in terms), tuple(s.b for s in terms)):
             inside: list[Stmt] = []
-            value = self.fetch(arm, dict(known), inside)
-            arms.append((*inside, self.each([Store(target, (sym(self.j),), value)])))
-        out += [Alloc(target), If(cond, *arms)]
-        return Load(target, (sym(self.j),))
+            choices = {id(c) for s in arm for c in conditional_loads(s)}
+            if all(isinstance(s, Select) and id(s) in choices for s in arm) and _alike(arm, choices):
+                self._choice([s for s in arm if isinstance(s, Select)], dict(known), inside, targets)
+            else:
+                values = self.fetch_all(arm, dict(known), inside)
+                inside += [self.each([Store(t, (sym(self.j),), v)]) for t, v in zip(targets, values, strict=True)]
+            arms.append(tuple(inside))
+        out.append(If(_chosen(terms[0], self.j), *arms))
+        return tuple(Load(t, (sym(self.j),)) for t in targets)
 
     def put(self, value: Scalar, env: Mapping[str, Dim]) -> tuple[list[Stmt], Buffer, tuple[Dim, ...]]:
         """Store ``value`` (on registers, element ``j``) at the nest's point; also the registers that hold it, and its index."""
@@ -304,7 +358,7 @@ class StencilEmitter(NestEmitter):
         body: list[Stmt] = []
         known: Loaded = {}
         # All loads come first, so that they are under way together.
-        values = [self.fetch(self.concrete(self.nest.body, self.moved(env)), known, body) for env in points]
+        values = self.fetch_all(tuple(self.concrete(self.nest.body, self.moved(env)) for env in points), known, body)
         for value, env in zip(values, points, strict=True):
             body += self.put(value, env)[0]
         if not self.nest.where:
@@ -354,30 +408,63 @@ class StencilEmitter(NestEmitter):
             sums: list[Stmt] = []
             for tests, known, terms in columns.values():
                 guarded = frozenset().union(*(free_symbols(t.index) for t in tests)) if tests else frozenset()
+                held: dict[Scalar, Load] = {}
                 inside: list[Stmt] = []
-                work: list[Stmt] = []
                 for term, acc in terms:
-                    value = self._fetch_term(term, guarded, free if tests else known, known, fetch, inside)
+                    value = self._padded(term, combine, tests, guarded, free if tests else known, known, held, fetch, inside)
                     if scalar_dtype(value) != acc.dtype:
                         value = Cast(value, acc.dtype)
                     pre, value = share(value, self.names)
-                    work.append(self.each([*pre, Accumulate(acc, (sym(self.j),), combine, value)]))
-                if not tests:
-                    fetch += inside
-                    sums += work
-                    continue
-                flag = Buffer(self.names.fresh("p"), (), "bool", "register")
-                (guard,) = self._guarded(tests, work)
-                assert isinstance(guard, If)
+                    sums.append(self.each([*pre, Accumulate(acc, (sym(self.j),), combine, value)]))
                 # Registers live outside the test, so that loads of all columns can be under way before the first sum.
                 fetch += [s for s in inside if isinstance(s, Alloc)]
-                fetch += [Alloc(flag), Store(flag, (), guard.cond)]
-                moves = [s for s in inside if not isinstance(s, Alloc)]
-                if moves:
-                    fetch.append(If(Load(flag, ()), tuple(moves)))
-                sums.append(If(Load(flag, ()), tuple(work)))
+                moves: list[Stmt] = [s for s in inside if not isinstance(s, Alloc)]
+                fetch += self._guarded(tests, moves) if tests and moves else moves
             out += [*fetch, *sums]
         return out
+
+    def _padded(
+        self,
+        term: Scalar,
+        combine: str,
+        tests: Sequence[Bound],
+        guarded: frozenset[str],
+        free: Loaded,
+        known: Loaded,
+        held: dict[Scalar, Load],
+        fetch: list[Stmt],
+        inside: list[Stmt],
+    ) -> Scalar:
+        """``term`` on registers, such that it can be added where ``tests`` fail, too.
+
+        The factor of a product that they guard (else the whole term) is computed once for all outputs that need it,
+        ``inside`` the tests, into a register of ``held`` that holds what changes nothing otherwise: a factor of 0, as if the
+        padding were there (an infinite weight then makes NaN, as in frameworks that pad).
+        """
+        if not tests:
+            return self._fetch_term(term, guarded, free, known, fetch, inside)
+
+        def concerns(s: Scalar) -> bool:
+            return any(guarded & free_symbols(d) for ld in loads_of(s) for d in ld.index)
+
+        part, other, fill = term, None, Const(identity(combine, scalar_dtype(term)), scalar_dtype(term))
+        if combine == "sum" and isinstance(term, Binary) and term.op == "mul" and concerns(term.a) != concerns(term.b):
+            part, other = (term.a, term.b) if concerns(term.a) else (term.b, term.a)
+            fill = Const(0, scalar_dtype(part))
+        found = held.get(part)
+        if found is None:
+            value = self._fetch_term(part, guarded, free, known, fetch, inside)
+            pre, value = share(value, self.names)
+            dtype = compute_dtype(scalar_dtype(part))
+            varies = any(self.j in free_symbols(d) for ld in loads_of(part) for d in ld.index)
+            to = self.register("t", dtype) if varies else Buffer(self.names.fresh("t"), (), dtype, "register")
+            at = (sym(self.j),) if varies else ()
+            fetch += [Alloc(to), self.each([Store(to, at, fill)]) if varies else Store(to, at, fill)]
+            inside.append(self.each([*pre, Store(to, at, value)]) if varies else Store(to, at, value))
+            found = held[part] = Load(to, at)
+        if other is None:
+            return found
+        return Binary("mul", found, self._fetch_term(other, guarded, free, known, fetch, inside))
 
     def _fetch_term(
         self, term: Scalar, guarded: frozenset[str], free: Loaded, known: Loaded, fetch: list[Stmt], inside: list[Stmt]

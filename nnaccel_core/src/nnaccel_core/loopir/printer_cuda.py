@@ -45,13 +45,15 @@ alignas auto asm bool break case catch char class const constexpr continue declt
 enum explicit export extern false float for friend goto if inline int long mutable namespace new noexcept operator private
 protected public register return short signed sizeof static struct switch template this throw true try typedef typeid typename
 union unsigned using virtual void volatile wchar_t while and or not xor min max abs exp log sin cos tan pow sqrt floor ceil
-round erf tanh isnan threadIdx blockIdx blockDim gridDim warpSize nn_int nn_vec nn_tile y0 y1 yn j0 j1 jn
+round erf tanh isnan threadIdx blockIdx blockDim gridDim warpSize nn_int nn_uint nn_vec nn_tile y0 y1 yn j0 j1 jn
 """
 _PRELUDE = """
 #ifdef NN_WIDE
 typedef long long nn_int;
+typedef unsigned long long nn_uint;
 #else
 typedef int nn_int;
+typedef unsigned nn_uint;
 #endif
 template <typename T, int N> struct alignas(sizeof(T) * N < 16 ? sizeof(T) * N : 16) nn_vec { T v[N]; };
 static __device__ inline nn_int nn_quotient(nn_int a, nn_int b) {
@@ -85,6 +87,20 @@ static __device__ inline float nn_from_f16(unsigned short x) { float y; asm("cvt
 static __device__ inline unsigned short nn_to_f16(float x) {
     unsigned short y; asm("cvt.rn.f16.f32 %0, %1;" : "=h"(y) : "f"(x)); return y;
 }"""
+
+#: Two neighboring bfloat16 in one word: an instruction for each of them, where one by one they are extracted first.
+_PAIRS = """
+static __device__ inline float nn_low_bf16(unsigned x) { return __uint_as_float(x << 16); }
+static __device__ inline float nn_high_bf16(unsigned x) { return __uint_as_float(x & 0xffff0000u); }
+#if __CUDA_ARCH__ >= 800
+static __device__ inline unsigned nn_pair_bf16(float low, float high) {
+    unsigned y; asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(y) : "f"(high), "f"(low)); return y;
+}
+#else
+static __device__ inline unsigned nn_pair_bf16(float low, float high) {
+    return (unsigned)nn_to_bf16(low) | (unsigned)nn_to_bf16(high) << 16;
+}
+#endif"""
 
 #: Helpers that newer GPUs have an instruction for; the common text serves the others.
 _INSTRUCTIONS: Mapping[str, str] = {
@@ -140,8 +156,12 @@ class CudaPrinter(Printer):
         text = [_PRELUDE]
         if any(name in ("nn_from_f16", "nn_to_f16") for name, _ in helpers):
             text.append(_HALF)
-        for name in mathlib.closure(n for n, _ in helpers if n in mathlib.FLOAT_HELPERS):
+        pairs = any(name in ("nn_low_bf16", "nn_high_bf16", "nn_pair_bf16") for name, _ in helpers)
+        single = {n for n, _ in helpers if n in mathlib.FLOAT_HELPERS} | ({"nn_to_bf16"} if pairs else set())
+        for name in mathlib.closure(sorted(single)):
             text.append(_by_gpu(name, mathlib.instantiate(mathlib.FLOAT_HELPERS[name].text, types, "f32")))
+        if pairs:
+            text.append(_PAIRS)
         reduced = {(name[9:], dtype) for name, dtype in helpers if name.startswith("nn_block_")}
         typed = set(helpers) | {(f"nn_{op}", dtype) for op, dtype in reduced if op in ("max", "min")}
         for name, dtype in sorted(typed):
@@ -323,32 +343,46 @@ class CudaWriter(Writer):
     ) -> None:
         p = self.printer
         base = self.offset(memory, [substitute(i, {axis: 0}) for i in index])[0]
-        kind = f"nn_vec<{p.type(memory.dtype, stored=True)}, {count}>"
+        pairs = memory.dtype == "bfloat16" and count % 2 == 0
+        kind = f"nn_vec<unsigned, {count // 2}>" if pairs else f"nn_vec<{p.type(memory.dtype, stored=True)}, {count}>"
         const = "const " if loads else ""
-        place = f"*({const}{kind}*)({self.buffers[memory]} + {self.summand(base)})"
+        # In parentheses, or each summand would be widened to the pointer's 64 bits by itself.
+        place = f"*({const}{kind}*)({self.buffers[memory]} + {self.dim(base)})"
         v = self.fresh("v")
         self.emit("{")
         self.depth += 1
-        if loads:
-            self.emit(f"const {kind} {v} = {place};")
-        else:
-            self.emit(f"{kind} {v};")
-        narrow = compute_dtype(memory.dtype) != memory.dtype
-        for j in range(count):
-            element = f"{v}.v[{j}]"
+        self.emit(f"{const}{kind} {v}" + (f" = {place};" if loads else ";"))
+        registers, values = [], []
+        for at in ({axis: j} for j in range(count)):
             if loads:
-                text = f"({element} != 0)" if memory.dtype == "bool" else element
-                text = p.widen(element, memory.dtype, self) if narrow else text
-                self.emit(f"{self.element(store.buffer, [substitute(i, {axis: j}) for i in store.index])} = {text};")
+                registers.append(self.element(store.buffer, [substitute(i, at) for i in store.index]))
             else:
-                text = self.scalar(_at(store.value, {axis: j})).text
-                text = p.narrow(text, memory.dtype, self) if narrow else f"({text} ? 1 : 0)" if memory.dtype == "bool" else text
-                self.emit(f"{element} = {plain(text)};")
+                values.append(self.scalar(_at(store.value, at)).text)
+        if pairs:
+            low, high = self.helper("nn_low_bf16"), self.helper("nn_high_bf16")
+            for j, (a, b) in enumerate(zip(registers[::2], registers[1::2], strict=True)):
+                self.emit(f"{a} = {low}({v}.v[{j}]);")
+                self.emit(f"{b} = {high}({v}.v[{j}]);")
+            for j, (a, b) in enumerate(zip(values[::2], values[1::2], strict=True)):
+                self.emit(f"{v}.v[{j}] = {self.helper('nn_pair_bf16')}({plain(a)}, {plain(b)});")
+        else:
+            self._elements(v, memory.dtype, registers, values)
         if not loads:
             self.emit(f"{place} = {v};")
         self.depth -= 1
         self.emit("}")
         self.taken.discard(v)
+
+    def _elements(self, v: str, dtype: str, registers: Sequence[str], values: Sequence[str]) -> None:
+        """The vector ``v`` into ``registers``, or ``values`` into it, element by element."""
+        p, narrow = self.printer, compute_dtype(dtype) != dtype
+        for j, register in enumerate(registers):
+            element = f"{v}.v[{j}]"
+            text = f"({element} != 0)" if dtype == "bool" else p.widen(element, dtype, self) if narrow else element
+            self.emit(f"{register} = {text};")
+        for j, value in enumerate(values):
+            text = p.narrow(value, dtype, self) if narrow else f"({value} ? 1 : 0)" if dtype == "bool" else value
+            self.emit(f"{v}.v[{j}] = {plain(text)};")
 
     def _accumulate(self, s: g.Accumulate) -> None:
         if not s.atomic:
@@ -379,7 +413,8 @@ class CudaWriter(Writer):
         if isinstance(b, int) and b > 0 and b & (b - 1) == 0:
             return f"({printed(a)} {f'>> {b.bit_length() - 1}' if dim.op == 'floordiv' else f'& {b - 1}'})"
         if self._counted(a) and self._counted(b):
-            return f"({printed(a)} {'/' if dim.op == 'floordiv' else '%'} {printed(b)})"
+            # Without signs a division takes a fourth fewer instructions.
+            return f"(nn_int)((nn_uint){printed(a)} {'/' if dim.op == 'floordiv' else '%'} (nn_uint){printed(b)})"
         name = "nn_quotient" if dim.op == "floordiv" else "nn_remainder"
         return f"{name}({printed(a)}, {printed(b)})"
 

@@ -4,10 +4,11 @@
 
 Every side is warmed up, then timed call by call with CUDA events, in blocks that take turns; the figure is the median of at least
 20 calls. Errors are relative to float64 on the same GPU, in the 2-norm. TF32 is on for convolutions and products alike.
-``--prewarm`` first fills Inductor's own disk cache, several networks at a time; the seconds until a side is ready are then not
-those of a cold start. ``--slicing 64`` (or 0: whole) runs nnaccel's batches so many samples at a time; ``--no-nnaccel`` leaves it
-out, to see whether the other sides fail by themselves.
-Writes ``gpu.jsonl`` (a line for each network, batch and side) and ``gpu.md`` (a table) into OUT.
+``--together N`` sets N networks up at once before they take their turns (`benchmarks/turns.py`). ``--prewarm`` first fills
+Inductor's own disk cache, several networks at a time. With either, the seconds until a side is ready are not those of a cold
+start. ``--slicing 64`` (or 0: whole) runs nnaccel's batches so many samples at a time; ``--no-nnaccel`` leaves it out, to
+see whether the other sides fail by themselves.
+Writes ``gpu.jsonl`` (a line for each network, batch and side), ``gpu.md`` (a table) and, with matplotlib, ``gpu.png`` into OUT.
 
     python3 benchmarks/gpu.py OUT --alone --nets vgg16 --batches 128    a few calls of nnaccel, each compared with PyTorch
     python3 benchmarks/gpu.py OUT --first --nets resnet50 --batches 1   its first call: with an empty cache, then in a new process
@@ -28,6 +29,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from benchmarks import turns
 
 NETS = (
     "alexnet", "densenet121", "inception_v3", "mobilenet_v2", "resnet18", "resnet50", "squeezenet1_1", "vgg16", "vgg16_bn",
@@ -67,6 +71,9 @@ def sides(net: Any, x: Any, names: list[str], slicing: bool | int) -> dict[str, 
     found: dict[str, Callable[[Any], Any]] = {}
     for name in names:
         started = time.perf_counter()
+        if name == "nnaccel":
+            turns.wait()
+            started = time.perf_counter()
         mine = copy.deepcopy(net)
         if name == "nnaccel":
             fast = nnaccel.optimize(mine, device="cuda", slicing=slicing)
@@ -243,6 +250,8 @@ def one(name: str, batch: int, dtype: str, names: list[str], slicing: bool | int
     net, x = net.to(kind), x.to(kind)
     torch.cuda.empty_cache()
     found = sides(net, x, names, slicing)
+    if "nnaccel" not in names:
+        turns.wait()
     errors = {n: relative(run(x)[: len(want)], want) for n, run in found.items()}
     measured, clock = times(found, x), walls(found, x)
     peak = {}
@@ -308,6 +317,37 @@ def table(out: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
+def plot(out: Path) -> None:
+    """The best peer's time over ours, a bar for each row, into ``gpu.png``."""
+    try:
+        import matplotlib
+    except ImportError:
+        print("no plot: matplotlib is not installed")
+        return
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    rows = [json.loads(line) for line in (out / "gpu.jsonl").read_text().splitlines()]
+    times = {(r["dtype"], r["batch"], r["net"], r["side"]): r["ms"] for r in rows}
+    kinds = sorted({k[:2] for k in times}, key=lambda k: (k[0] != "float32", k[1]))
+    nets = sorted({k[2] for k in times})
+    figure, axes = pyplot.subplots(figsize=(10, 4))
+    for i, (dtype, batch) in enumerate(kinds):
+        places, ratios = [], []
+        for x, net in enumerate(nets):
+            peers = [times[dtype, batch, net, p] for p in PEERS if (dtype, batch, net, p) in times]
+            if peers and (dtype, batch, net, "nnaccel") in times:
+                places.append(x + (i - (len(kinds) - 1) / 2) * 0.8 / len(kinds))
+                ratios.append(min(peers) / times[dtype, batch, net, "nnaccel"])
+        axes.bar(places, ratios, 0.8 / len(kinds), label=f"{dtype}, batch {batch}")
+    axes.axhline(1.0, color="black", linewidth=0.8)
+    axes.set_xticks(range(len(nets)), nets, rotation=20)
+    axes.set_ylabel("best peer's time / nnaccel's")
+    axes.legend(ncols=2)
+    figure.tight_layout()
+    figure.savefig(out / "gpu.png", dpi=110)
+
+
 def main() -> None:
     """Start one process for each network and batch size."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -318,6 +358,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--one", action="store_true")
     parser.add_argument("--prewarm", type=int, default=0, metavar="N", help="fill Inductor's cache first, N networks at a time")
+    parser.add_argument("--together", type=int, default=1, metavar="N", help="get N rows ready at once, then time one by one")
     parser.add_argument("--seconds", type=float, default=1e9, help="start no further network after so many seconds")
     parser.add_argument("--slicing", type=int, default=None, metavar="N", help="nnaccel's samples at a time; 0: all")
     parser.add_argument("--no-nnaccel", action="store_true", help="the peers only")
@@ -365,16 +406,19 @@ def main() -> None:
             quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "check": False}
             list(pool.map(lambda name: subprocess.run([*command(name), "--prewarm", "1"], **quiet), given.nets))
         print(f"Inductor's cache is filled after {time.perf_counter() - started:.0f} s", flush=True)
-    for name, batch in ((n, b) for n in given.nets for b in given.batches):
+    rows = [(n, b) for b in given.batches for n in given.nets]
+    for k in range(0, len(rows), given.together):
         if time.perf_counter() - started > given.seconds:
-            print("out of time before", name, batch)
-            continue
-        done = subprocess.run(command(name, batch), check=False)
-        if done.returncode:
-            print(f"{name} {batch} failed with status {done.returncode}", flush=True)
+            print("out of time before", *rows[k])
+            break
+        part = rows[k : k + given.together]
+        for row, status in zip(part, turns.take_turns([command(*row) for row in part]), strict=True):
+            if status:
+                print(*row, "failed with status", status, flush=True)
     if (given.out / "gpu.jsonl").exists():
         (given.out / "gpu.md").write_text(table(given.out))
         print(table(given.out))
+        plot(given.out)
 
 
 if __name__ == "__main__":

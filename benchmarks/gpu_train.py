@@ -21,6 +21,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from benchmarks import turns
+
 #: The networks of the GPU training rows.
 NETS = ("resnet18", "resnet50", "mobilenet_v2", "squeezenet1_1", "densenet121", "vgg16_bn")
 PEERS = ("eager", "last", "inductor")
@@ -102,6 +105,8 @@ def one(name: str, batch: int, names: list[str], autocast: str, profile: bool, o
     del judge_net
     sides, errors, ready, peak = {}, {}, {}, {}
     for n in names:
+        if n == "nnaccel":
+            turns.wait()
         started = time.perf_counter()
         last = n in ("last", "inductor")
         side = sides[n] = Side(n, copy.deepcopy(net), last, autocast)
@@ -236,6 +241,8 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true", help="keep what each of nnaccel's steps takes")
     parser.add_argument("--one", action="store_true")
     parser.add_argument("--prewarm", type=int, default=0, metavar="N", help="fill Inductor's cache first, N networks at a time")
+    parser.add_argument("--together", type=int, default=1, metavar="N", help="get N networks ready at once, then time one by one")
+    parser.add_argument("--seconds", type=float, default=1e9, help="start no further network after so many seconds")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     if given.one and given.prewarm:
@@ -257,10 +264,15 @@ def main() -> None:
             quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "check": False}
             list(pool.map(lambda row: subprocess.run([*command(*row), "--prewarm", "1"], **quiet), rows))
         print(f"Inductor's cache is filled after {time.perf_counter() - started:.0f} s", flush=True)
-    for name, batch in rows:
-        done = subprocess.run([*command(name, batch), *(["--profile"] if given.profile else [])], check=False)
-        if done.returncode:
-            print(f"{name} {batch} failed with status {done.returncode}", flush=True)
+    for k in range(0, len(rows), given.together):
+        if time.perf_counter() - started > given.seconds:
+            print("out of time before", *rows[k])
+            break
+        part = rows[k : k + given.together]
+        statuses = turns.take_turns([[*command(*row), *(["--profile"] if given.profile else [])] for row in part])
+        for row, status in zip(part, statuses, strict=True):
+            if status:
+                print(*row, "failed with status", status, flush=True)
     if (given.out / "gpu_train.jsonl").exists():
         (given.out / "gpu_train.md").write_text(table(given.out))
         print(table(given.out))

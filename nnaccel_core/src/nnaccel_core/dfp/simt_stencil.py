@@ -50,7 +50,8 @@ MOST_TAPS = 25
 #: the next threads take the same ones of the next outputs, so that few threads of a warp choose differently.
 RUN = 4
 #: Elements that a thread holds of one row of a window: results, factors, and the columns that its outputs read. With more, values
-#: leave the registers (seen on an H200, 3x3, four outputs of eight bfloat16 each: 104, 95 of which went to memory and back).
+#: leave the registers (seen on an H200, 3x3 on eight bfloat16 each: four outputs 104, 95 of which went to memory and back; two
+#: outputs 840 us over MobileNet v2 at batch 128, four of half the vector 984).
 ROW_ELEMENTS = 72
 
 #: A value's registers, by the load (or choice) that fills them.
@@ -214,11 +215,17 @@ class StencilEmitter(NestEmitter):
             return single  # outputs of a block share their loops, so no loop's limit may depend on the blocked axis
         width = self.hi[u] - self.lo[u]
         if self.taps:
-            held = 2 * (self.most + self.taps[-1][1]) - 1
-            while self.vector > 1 and self.vector * held > ROW_ELEMENTS:
-                self.vector //= 2
+            self._narrow(self.taps[-1][1])
         blocks = self.threads(order, self._points_at(u, self.most), u)
         return [If(Binary("ge", Index(width), Index(self.most)), tuple(blocks), tuple(single))]
+
+    def _narrow(self, window: int) -> None:
+        """Fewer outputs, else shorter vectors, where a row of a window of so many columns would fill a thread's registers."""
+        while self.vector * (2 * (self.most + window) - 1) > ROW_ELEMENTS and (self.most > 2 or self.vector > 1):
+            if self.most > 2:
+                self.most //= 2
+            else:
+                self.vector //= 2
 
     def _strides(self, u: str) -> bool:
         """Whether windows move by more than one along ``u``: neighbors share little then, and columns fill the registers."""

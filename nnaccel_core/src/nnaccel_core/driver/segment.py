@@ -26,7 +26,7 @@ from nnaccel_core.ir.verify import verify
 from nnaccel_core.ops.registry import infer, lookup
 from nnaccel_core.options import Options
 from nnaccel_core.passes.layout import assign_layouts, materialize_outputs
-from nnaccel_core.passes.pipeline import GRAPH_PASSES, run_passes
+from nnaccel_core.passes.pipeline import GRAPH_PASSES, PREDICTION_ONLY, run_passes
 from nnaccel_core.passes.prepare import split_prepare, unsplit
 from nnaccel_core.place import Placed, PreparedKey, place
 from nnaccel_core.plan import BufferRef, LibraryStep, Plan
@@ -91,7 +91,8 @@ class CompiledSegment:
         started = time.perf_counter()
         if layouts is None:
             layouts = [v.type.layout for v in graph.outputs]
-        passes = manager.passes("graph", backend.device, own=[Pass(name, run) for name, run in GRAPH_PASSES])
+        own = [Pass(name, run) for name, run in GRAPH_PASSES if not (options.live and name in PREDICTION_ONLY)]
+        passes = manager.passes("graph", backend.device, own=own)
         optimized = run_passes(graph, [(p.name, p.run) for p in passes], self._observe)
         on_device = options.live and backend.derives_live
         laid_out = verify(assign_layouts(optimized, layouts, weights_last=on_device), infer, "assign_layouts")

@@ -1,4 +1,5 @@
-"""Transposed convolution: zeros between the inputs, then an ordinary convolution with the turned weights."""
+"""Transposed convolution: zeros between the inputs, then an ordinary convolution with the turned weights; a product where windows
+do not overlap."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from nnaccel_core.errors import ShapeError
-from nnaccel_core.ir import Node, Rewriter, TensorType, Value, numpy_dtype
+from nnaccel_core.ir import Node, Rewriter, TensorType, Value, numpy_dtype, product
 from nnaccel_core.ops.reduce import sum_per_channel
 from nnaccel_core.ops.registry import Array, Attrs, OpDef, Sample, register, require_equal
 
@@ -59,7 +60,42 @@ def _ref(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
     return (out.astype(xs[0].dtype),)
 
 
+def _tiles(node: Node) -> bool:
+    """Whether each output is made by one input: windows lie side by side."""
+    a, window = node.attrs, node.inputs[1].shape[2:]
+    plain = all(d == 1 for d in a["dilation"]) and not any(a["output_padding"]) and a["groups"] == 1
+    return plain and tuple(a["stride"]) == window and any(s > 1 for s in window) and node.inputs[1].type.is_static
+
+
+def _side_by_side(r: Rewriter, node: Node, inputs: Sequence[Value]) -> Value:
+    """A 1x1 convolution makes the whole window of each input as channels, which then move to their places."""
+    x, w, *bias = inputs
+    o, spatial, window = node.origin, x.type.rank - 2, w.shape[2:]
+    count, axes = w.shape[1] * product(window), tuple(range(2, 2 + spatial))
+    last = r.add("transpose", [w], {"perm": (*axes, 1, 0)}, origin=o)
+    weight = r.add("reshape", [last], {"shape": (count, w.shape[0], *([1] * spatial))}, origin=o)
+    if bias:
+        each = r.add("expand", [bias[0]], {"shape": (*window, w.shape[1])}, origin=o)
+        bias = [r.add("reshape", [each], {"shape": (count,)}, origin=o)]
+    ones = (1,) * spatial
+    attrs = {"stride": ones, "padding": ((0, 0),) * spatial, "dilation": ones, "groups": 1}
+    all_of = r.add("conv", [x, weight, *bias], attrs, origin=o)
+    apart = r.add("reshape", [all_of], {"shape": (x.shape[0], *window, w.shape[1], *x.shape[2:])}, origin=o)
+    pairs = [k for i in range(spatial) for k in (2 + spatial + i, 1 + i)]  # an axis of the input, then that of its window
+    moved = r.add("transpose", [apart], {"perm": (0, 1 + spatial, *pairs)}, origin=o)
+    whole = tuple(d * s for d, s in zip(x.shape[2:], window, strict=True))
+    out = r.add("reshape", [moved], {"shape": (x.shape[0], w.shape[1], *whole)}, origin=o)
+    padding = node.attrs["padding"]
+    if any(map(any, padding)):
+        starts = (0, 0, *(lo for lo, _ in padding))
+        ends = (*out.shape[:2], *(d - hi for d, (_, hi) in zip(whole, padding, strict=True)))
+        out = r.add("slice", [out], {"starts": starts, "ends": ends, "steps": (1,) * out.type.rank}, origin=o)
+    return out
+
+
 def _decompose(r: Rewriter, node: Node, inputs: Sequence[Value]) -> Sequence[Value]:
+    if _tiles(node) and all(lo >= 0 and hi >= 0 for lo, hi in node.attrs["padding"]):
+        return (_side_by_side(r, node, inputs),)
     x, w, *bias = inputs
     a, o = node.attrs, node.origin
     spatial, groups = x.type.rank - 2, a["groups"]
@@ -135,6 +171,8 @@ def _samples() -> Iterable[Sample]:
 
     yield Sample((draw(2, 4, 5, 6), draw(4, 3, 3, 3), draw(3)), attrs((2, 2), 1, 1), 1e-4)
     yield Sample((draw(1, 4, 5, 6), draw(4, 3, 2, 2)), attrs((2, 2), 0, groups=2), 1e-4)
+    yield Sample((draw(2, 4, 5, 6), draw(4, 3, 2, 2), draw(3)), attrs((2, 2), 0), 1e-4)
+    yield Sample((draw(1, 4, 5, 6), draw(4, 3, 2, 3)), attrs((2, 3), 1), 1e-4)
     yield Sample((draw(1, 3, 7), draw(3, 2, 3), draw(2)), attrs((1,), 1, dilation=2), 1e-4)
     yield Sample((draw(1, 2, 5, 5), draw(2, 3, 1, 1)), attrs((2, 2), 1), 1e-4)
     yield Sample((draw(1, 2, 5), draw(2, 3, 3), draw(3)), attrs((2,), 1, 2, 3), 1e-4)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -78,16 +78,37 @@ def _ref(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
     return (out.astype(xs[0].dtype),)
 
 
+def repeats(matrix: Array) -> int:
+    """How often the (out, size) ``matrix`` repeats each element of an axis; 0 when it does something else."""
+    out, size = matrix.shape
+    if not size or out % size:
+        return 0
+    return out // size if np.array_equal(matrix, np.repeat(np.eye(size), out // size, axis=0)) else 0
+
+
+def repeated(r: Rewriter, x: Value, factors: Mapping[int, int], origin: str) -> Value:
+    """``x`` with each element repeated along the axes of ``factors``, that often."""
+    axes = range(x.type.rank)
+    apart = [d for k in axes for d in ((x.shape[k], 1) if k in factors else (x.shape[k],))]
+    wide = [d for k in axes for d in ((x.shape[k], factors[k]) if k in factors else (x.shape[k],))]
+    whole = tuple(x.shape[k] * factors.get(k, 1) for k in axes)
+    split = r.add("reshape", [x], {"shape": tuple(apart)}, origin=origin)
+    return r.add("reshape", [r.add("expand", [split], {"shape": tuple(wide)}, origin=origin)], {"shape": whole}, origin=origin)
+
+
 def _decompose(r: Rewriter, node: Node, inputs: Sequence[Value]) -> Sequence[Value]:
-    """One product with a small matrix per axis: exact for every mode, and what libraries are good at."""
+    """One product with a small matrix per axis: exact for every mode, and what libraries are good at. Axes whose elements are just
+    repeated come last, as copies."""
     (x,) = inputs
     shape = x.shape[2:]
     if not all(isinstance(d, int) for d in shape):
         raise ShapeError(f"{node.where()}: resizing needs known spatial extents, not {shape}")
     last = x.type.rank - 1
+    factors = {}
     for k, m in enumerate(_matrices([int(d) for d in shape if isinstance(d, int)], node.attrs)):
         axis = 2 + k
-        if m.shape[0] == m.shape[1] and np.array_equal(m, np.eye(len(m))):
+        if repeats(m):
+            factors[axis] = repeats(m)
             continue
         matrix = r.add("constant", [], {"value": m.astype(x.dtype)}, origin=node.origin)
         perm = [a for a in range(last + 1) if a != axis] + [axis]
@@ -95,13 +116,15 @@ def _decompose(r: Rewriter, node: Node, inputs: Sequence[Value]) -> Sequence[Val
         moved = r.add("transpose", [x], {"perm": tuple(perm)}, origin=node.origin) if axis != last else x
         moved = r.add("matmul", [moved, matrix], {"transpose_b": True}, origin=node.origin)
         x = r.add("transpose", [moved], {"perm": back}, origin=node.origin) if axis != last else moved
-    return (x,)
+    factors = {k: f for k, f in factors.items() if f > 1}
+    return (repeated(r, x, factors, node.origin) if factors else x,)
 
 
 def _samples() -> Iterable[Sample]:
     x = np.random.default_rng(21).normal(size=(2, 3, 5, 6)).astype(np.float32)
     for mode in MODES:
         yield Sample((x,), {"size": (8, 9), "mode": mode, "align_corners": False}, 1e-4)
+        yield Sample((x,), {"size": (10, 18), "mode": mode, "align_corners": False}, 1e-4)
         yield Sample((x,), {"size": (3, 12), "mode": mode, "align_corners": False}, 1e-4)
     yield Sample((x,), {"size": (7, 11), "mode": "linear", "align_corners": True}, 1e-4)
     yield Sample((x,), {"size": (9, 13), "mode": "cubic", "align_corners": True}, 1e-4)

@@ -28,6 +28,8 @@ def _scaled(r: Rewriter, producer: Node, factor: Value, shift: Value, fixed: set
         return None
     if producer.op == "conv":
         shape = (weight.shape[0], *([1] * (weight.type.rank - 1)))
+    elif producer.op == "conv_transpose" and producer.attrs["groups"] == 1:
+        shape = (1, weight.shape[1], *([1] * (weight.type.rank - 2)))
     elif producer.op == "matmul" and producer.attrs.get("transpose_b", False) and weight.type.rank == 2:
         shape = (weight.shape[0], 1)
     else:
@@ -41,7 +43,7 @@ def _scaled(r: Rewriter, producer: Node, factor: Value, shift: Value, fixed: set
 
 
 def fold_batch_norm(graph: Graph) -> Graph:
-    """conv -> batch_norm becomes conv with scaled weights (Jacob et al. 2017, section 3.2); likewise matmul.
+    """conv -> batch_norm becomes conv with scaled weights (Jacob et al. 2017, section 3.2); likewise conv_transpose and matmul.
 
     The scaled weights depend on parameters only, so they end up in ``prepare``.
     """
@@ -64,7 +66,7 @@ def fold_batch_norm(graph: Graph) -> Graph:
                     continue
                 del r.nodes[mark:]
         made_node = r.emit(node)
-        if node.op in ("conv", "matmul"):
+        if node.op in ("conv", "conv_transpose", "matmul"):
             made[made_node.output] = made_node
     return r.finish()
 

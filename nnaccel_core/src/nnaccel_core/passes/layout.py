@@ -10,6 +10,7 @@ from nnaccel_core.ir.graph import Update
 from nnaccel_core.ir.types import Layout
 from nnaccel_core.ops.conv import is_depthwise
 from nnaccel_core.ops.registry import lookup, rewriter
+from nnaccel_core.passes.reshapes import reshape_layouts
 
 #: Ops whose kernels want channels innermost: SIMD runs over channels, windows over pixels.
 IMAGE_OPS = frozenset({"conv", "conv_backward_data", "max_pool", "avg_pool", "avg_pool_backward", "adaptive_max_pool"})
@@ -70,8 +71,8 @@ class _Assigner:
             if op in ("conv", "conv_backward_data"):
                 if is_depthwise(node):  # channels innermost in the weights too: (spatial..., 1, O)
                     rest[0] = self.to(rest[0], (*range(2, rank), 1, 0), node.origin)
-                elif self.weights_last:
-                    rest[0] = self.to(rest[0], channels_last(rank), node.origin)
+                else:  # frameworks differ in the order of their weights, libraries and kernels expect one
+                    rest[0] = self.to(rest[0], channels_last(rank) if self.weights_last else identity(rank), node.origin)
             self.emit(node, [x, *rest], [channels_last(rank)])
         elif op in POSITION_OPS and 3 <= rank <= 5:
             self.emit(node, [self.to(v, channels_last(rank), node.origin) for v in inputs], [channels_last(rank)])
@@ -82,6 +83,9 @@ class _Assigner:
             self.emit(node, moved, [channels_last(rank) if last else identity(rank)])
         elif op == "transpose":
             self.emit(node, inputs, [transposed_layout(inputs[0].type.layout, node.attrs["perm"])])
+        elif op == "reshape":
+            wanted, layout = reshape_layouts(inputs[0].type, node.output.shape)
+            self.emit(node, [self.to(inputs[0], wanted, node.origin)], [layout])
         elif op.startswith("reduce_"):
             layout = inputs[0].type.layout
             kept = layout if node.attrs["keepdims"] else _drop_axes(layout, node.attrs["axes"])
@@ -116,7 +120,7 @@ def assign_layouts(graph: Graph, output_layouts: Sequence[Layout | None] = (), w
     """Images become channels-last (N, spatial..., C in memory); views keep memory; the rest follows its inputs.
 
     ``output_layouts`` are what the caller wants of each output; row-major where not given, any where None. ``weights_last``:
-    weights of dense convolutions are brought to channels-last too, and their gradients come so; else they stay as they are.
+    weights of dense convolutions are brought to channels-last too, and their gradients come so; else both are row-major.
     """
     a = _Assigner(graph, weights_last)
     for node in graph.nodes:

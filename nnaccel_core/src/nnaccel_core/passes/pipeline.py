@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from nnaccel_core.ir import Graph
 from nnaccel_core.ir.verify import verify
 from nnaccel_core.ops.registry import infer
-from nnaccel_core.passes import canonicalize, casts, concat, fold
+from nnaccel_core.passes import activations, affine, canonicalize, casts, concat, fold, reshapes
 
 GraphPass = Callable[[Graph], Graph]
 
@@ -15,18 +15,25 @@ GraphPass = Callable[[Graph], Graph]
 GRAPH_PASSES: tuple[tuple[str, GraphPass], ...] = (
     ("eliminate_identities", canonicalize.eliminate_identities),
     ("merge_views", canonicalize.merge_views),
+    ("recognize_activations", activations.recognize_activations),
+    ("fold_affine", affine.fold_affine),
     ("fold_batch_norm", fold.fold_batch_norm),
+    ("fold_affine_behind_batch_norm", affine.fold_affine),
     ("fold_bias", fold.fold_bias),
     ("merge_concats", concat.merge_concats),
     ("move_before_concat", concat.move_before_concat),
     ("activate_after_max_pool", concat.activate_after_max_pool),
     ("merge_sibling_convolutions", concat.merge_sibling_convolutions),
     ("decompose", fold.decompose),
+    ("activate_before_views", reshapes.activate_before_views),
+    ("merge_decomposed_views", canonicalize.merge_views),
     ("fold_constants", canonicalize.fold_constants),
     ("eliminate_common_subexpressions", canonicalize.eliminate_common_subexpressions),
     ("eliminate_dead_identities", canonicalize.eliminate_identities),
     ("widen_for_each_reader", casts.widen_for_each_reader),
 )
+#: Not in training, where weights change with each step: what they make of weights would be made anew each time.
+PREDICTION_ONLY = frozenset({"fold_affine", "fold_affine_behind_batch_norm"})
 
 
 def run_passes(

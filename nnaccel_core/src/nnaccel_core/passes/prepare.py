@@ -17,10 +17,11 @@ class Split:
 
 
 def split_prepare(graph: Graph) -> Split:
-    """Move everything that depends on parameters alone into ``prepare``. Constants stay where they are used."""
+    """Move everything that depends on parameters alone into ``prepare``, and what weights may be among the constants, so that
+    libraries pack them. Other constants stay where they are used."""
     fixed = parameter_values(graph)
-    constants = {v for n in graph.nodes if n.op == "constant" for v in n.outputs}
-    main_nodes = [n for n in graph.nodes if n.op == "constant" or not all(v in fixed for v in n.outputs)]
+    constants = {v for n in graph.nodes if n.op == "constant" for v in n.outputs if v.type.size == 1 or not v.type.is_float}
+    main_nodes = [n for n in graph.nodes if not all(v in fixed and v not in constants for v in n.outputs)]
     wanted = {v: None for n in main_nodes for v in n.inputs if v in fixed and v not in constants}
     wanted.update((v, None) for v in graph.results() if v in fixed and v not in constants)
     prepared = tuple(wanted)

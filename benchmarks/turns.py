@@ -1,0 +1,55 @@
+"""Processes that get ready together and then take turns on the GPU.
+
+What takes long is compiling for the peers, on the CPU; what must not be disturbed is tuning and timing. So every process calls
+`wait` when its peers are ready, and goes on when all others are ready too and those before it have ended.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+
+READY = "ready for its turn"
+
+
+def wait() -> None:
+    """Say that this process is ready and wait for its turn; nothing where nobody gives turns (see `take_turns`)."""
+    if os.environ.get("NNACCEL_BENCH_TURNS") != "1":
+        return
+    import torch
+
+    torch.cuda.synchronize()
+    torch.cuda.empty_cache()
+    print(READY, flush=True)
+    sys.stdin.readline()
+
+
+def take_turns(commands: Sequence[Sequence[str]]) -> list[int]:
+    """Start all ``commands``, each of which calls `wait`; let them go on one after another. Returns their exit statuses."""
+    env = {**os.environ, "NNACCEL_BENCH_TURNS": "1"}
+    env.setdefault("TORCHINDUCTOR_COMPILE_THREADS", str(max(1, (os.cpu_count() or 1) // max(1, len(commands)))))
+    pipe = subprocess.PIPE
+    started = [subprocess.Popen(c, env=env, stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT, text=True) for c in commands]
+    said: list[list[str]] = [[] for _ in started]
+
+    def until_ready(p: subprocess.Popen[str], lines: list[str]) -> None:
+        assert p.stdout is not None
+        for line in p.stdout:
+            if line.strip() == READY:
+                return
+            lines.append(line)
+
+    readers = [threading.Thread(target=until_ready, args=pair) for pair in zip(started, said, strict=True)]
+    for r in readers:
+        r.start()
+    for r in readers:
+        r.join()
+    for p, lines in zip(started, said, strict=True):
+        print("".join(lines), end="", flush=True)
+        if p.poll() is None:
+            out, _ = p.communicate("go\n")
+            print(out, end="", flush=True)
+    return [p.wait() for p in started]

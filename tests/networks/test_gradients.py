@@ -44,8 +44,9 @@ def error(found: dict[str, Any], judge: dict[str, Any]) -> float:
 def check(name: str, size: int, batch: int) -> None:
     """The gradients of one step, for several inputs.
 
-    A gradient jumps where an activation lies within rounding of a kink of ReLU, in the framework's arithmetic as in ours; the
-    median over inputs is of those without such an accident, or with as many.
+    A gradient jumps where an activation lies within rounding of a kink of ReLU, in the framework's arithmetic as in ours. One such
+    activation in a million is a thousandth of the gradient, many times what rounding does elsewhere; so there must be
+    samples enough for both sides to meet some: with two images, errors are 7e-5 or 2e-3 by chance.
     """
     net = load(name).module.train()
     for m in net.modules():
@@ -77,4 +78,4 @@ def test_gradients(name: str) -> None:
 @pytest.mark.full
 @pytest.mark.parametrize("name", [v for v in VARIANTS if v not in _REPRESENTATIVE])
 def test_gradients_of_the_others(name: str) -> None:
-    check(name, _SMALL.get(name, 96), 2)
+    check(name, _SMALL.get(name, 96), 16)

@@ -1,4 +1,5 @@
-"""Memory of training passes at addresses that come again, for backends that replay runs with the same addresses.
+"""Memory of training passes at addresses that come again, for backends that replay runs with the same addresses, and for hosts,
+whose fresh memory costs a page fault every few kilobytes.
 
 A framework's allocator gives each pass other addresses for hundreds of tensors. What a forward pass keeps for its backward pass
 is nobody else's, so it lies in one block, which the next forward pass gets again.

@@ -112,8 +112,9 @@ class TrainedSegment:
     def forward_in_block(self, inputs: Sequence[Any], tracked: Sequence[Any]) -> tuple[list[Any], list[Any], Block | None]:
         """`forward`, of which the caller hands nothing that is kept to anybody else, and holds the block until `backward` ran:
         what is kept lies in it. None where that has no use."""
-        blocks = self._blocks if self._backend.replays and not self._bridge.capturing() else None
-        return self._run_forward(inputs, tracked, blocks)
+        # Memory of the host is worth it, too, where nothing is given back before backward ends: fresh pages cost a fault each.
+        again = self._backend.replays or self._options.remat == "auto"
+        return self._run_forward(inputs, tracked, self._blocks if again and not self._bridge.capturing() else None)
 
     def _run_forward(
         self, inputs: Sequence[Any], tracked: Sequence[Any], blocks: Blocks | None

@@ -5,6 +5,7 @@
 #include "microkernel.h"
 #include "pack.h"
 #include "product.h"
+#include "recurrent.h"
 #include "weights_gradient.h"
 #include "winograd.h"
 #include "winograd_gradient.h"
@@ -19,6 +20,7 @@ struct Entry {
 
 constexpr Entry KERNELS[] = {
     {"concat", concat},
+    {"lstm", lstm},
     {"pack_panels", pack_panels},
     {"product", product},
     {"rows_product", rows_product},

@@ -45,6 +45,8 @@ def test_rows_of_a_slice() -> None:
         row_stride(BufferRef("arena", 0, 0, t, (12 * 9 + 1, 1, 4 * 9, 9)))
     one = TensorType((1, 5, 1, 1), "float32", IMAGE)  # axes of one element have any stride
     assert row_stride(BufferRef("arena", 0, 0, one, (77, 1, 13, 9))) == 9
+    column = TensorType((2, 6, 7, 1), "float32", (0, 2, 1, 3))  # channels-last memory, though the axis of extent 1 comes last
+    assert row_stride(BufferRef("arena", 0, 0, column)) == 6
 
 
 @pytest.mark.parametrize("columns,channels,taps", [(1, 1, 1), (16, 3, 9), (33, 5, 4)])

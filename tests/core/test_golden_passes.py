@@ -49,6 +49,28 @@ def biases(b: Builder) -> tuple[Value, ...]:
     return (b("add", b.param(2), b("matmul", row, b.param(2, 4), transpose_b=True)),)
 
 
+def written_out(b: Builder) -> tuple[Value, ...]:
+    x = b.input(N, 3, 4, 4)
+    swish = b("div", b("mul", x, b("clip", b("add", x, b.const(3.0)), min=0.0, max=6.0)), b.const(6.0))
+    y = b("mul", b("mul", swish, b("sigmoid", swish)), b.const([1.0]))
+    return (b("mul", b("mul", y, b.const(0.5)), b("add", b("erf", b("mul", y, b.const(np.sqrt(0.5)))), b.const(1.0))),)
+
+
+def scales(b: Builder) -> tuple[Value, ...]:
+    x = b.input(N, 3, 5, 5)
+    behind = b("add", b("mul", b("conv", x, b.param(4, 3, 3, 3), b.param(4), **CONV), b.param(4, 1, 1)), b.const([0.5]))
+    front = b("add", b("mul", b("relu", behind), b.const([2.0])), b.param(1, 4, 1, 1))
+    wide = b("conv", front, b.param(6, 4, 1, 1), **POINT)
+    row = b("reduce_mean", wide, axes=(2, 3), keepdims=False)
+    return (b("add", b("matmul", row, b.param(6, 2)), b.param(2)),)
+
+
+def activations_behind_views(b: Builder) -> tuple[Value, ...]:
+    x = b("conv", b.input(N, 3, 5, 5), b.param(4, 3, 1, 1), **POINT)
+    row = b("transpose", b("reshape", x, shape=(N, 4, 25)), perm=(0, 2, 1))
+    return (b("sigmoid", b("relu", row)),)
+
+
 def concats(b: Builder) -> tuple[Value, ...]:
     x, y, z = b.input(N, 3, 4, 4), b.input(N, 2, 4, 4), b.input(N, 1, 4, 4)
     return (b("concat", b("concat", x, y, axis=1), z, axis=1),)
@@ -94,13 +116,18 @@ def halves(b: Builder) -> tuple[Value, ...]:
 SAMPLES: dict[str, Callable[[Builder], tuple[Value, ...]]] = {
     "eliminate_identities": identities,
     "merge_views": views,
+    "recognize_activations": written_out,
+    "fold_affine": scales,
     "fold_batch_norm": batch_norms,
+    "fold_affine_behind_batch_norm": scales,
     "fold_bias": biases,
     "merge_concats": concats,
     "move_before_concat": work_behind_a_concat,
     "activate_after_max_pool": activation_in_front_of_a_pool,
     "merge_sibling_convolutions": siblings,
     "decompose": composites,
+    "activate_before_views": activations_behind_views,
+    "merge_decomposed_views": views,
     "fold_constants": constants,
     "eliminate_common_subexpressions": twins,
     "eliminate_dead_identities": identities,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import contextlib
 import sys
 import time
 import warnings
@@ -90,6 +91,52 @@ def _read(folder: Path, what: str, infos: Any) -> list[Any]:
     return out
 
 
+def compare(wanted: Any, got: Any, rtol: float, atol: float) -> None:
+    """Fail unless ``got`` is ``wanted``, which may be a list of a sequence, or None of an optional type."""
+    if wanted is None or got is None:
+        assert wanted is got, f"{got!r} instead of {wanted!r}"
+    elif isinstance(wanted, (list, tuple)):
+        assert isinstance(got, (list, tuple)) and len(wanted) == len(got), f"{got!r} instead of {wanted!r}"
+        for a, b in zip(wanted, got, strict=True):
+            compare(a, b, rtol, atol)
+    else:
+        Runner.assert_similar_outputs([wanted], [got], rtol, atol)
+
+
+class _Collected(BaseException):
+    """A network asked for its kernels."""
+
+
+def compile_together(chosen: list[Any], device: str) -> int:
+    """Compile the kernels that the first segments of these tests need in a few runs of the compiler, instead of one for each
+    test: that is most of their time. Returns how many kernels there are."""
+    from nnaccel_backend_x86.toolchain import KernelCompiler
+
+    load, found, compilers = KernelCompiler.load, [], []
+
+    def record(self: KernelCompiler, kernels: Any) -> Any:
+        if not kernels:
+            return load(self, kernels)
+        found.extend(kernels)
+        compilers.append(self)
+        raise _Collected
+
+    KernelCompiler.load = record  # type: ignore[method-assign]
+    try:
+        for case in chosen:
+            with contextlib.suppress(_Collected, Exception):
+                net = network(model_of(case), device)
+                inputs, _ = next(data_of(case, model_of(case)))
+                with np.errstate(all="ignore"):
+                    net.run(None, dict(zip([a.name for a in net.inputs], inputs, strict=False)))
+    finally:
+        KernelCompiler.load = load  # type: ignore[method-assign]
+    for k in range(0, len(found), 200):
+        with contextlib.suppress(Exception):  # one that does not compile fails its own test
+            compilers[0].load(found[k : k + 200])
+    return len(found)
+
+
 def run_case(case: Any, device: str) -> Outcome:
     """Run one test."""
     started = time.perf_counter()
@@ -103,7 +150,7 @@ def run_case(case: Any, device: str) -> Outcome:
             with np.errstate(all="ignore"):
                 got = net.run(None, dict(zip(names, inputs, strict=False)))
             if not any(word in case.name for word in RANDOM):
-                Runner.assert_similar_outputs(wanted, got, case.rtol, case.atol)
+                compare(wanted, got, case.rtol, case.atol)
         foreign = [n for n in net.notes() if n.startswith("in onnx: ") and "its body is a network" not in n]
     except Exception as e:
         text = " ".join(f"{type(e).__name__}: {e}".split())
@@ -131,12 +178,17 @@ def main() -> int:
     parser.add_argument("--only", default="", help="parts of tests' names, separated by commas")
     parser.add_argument("--every", type=int, default=1, help="run every n-th test")
     parser.add_argument("--seconds", type=float, default=0.0, help="stop after this long")
+    parser.add_argument("--together", action="store_true", help="on x86: compile the kernels of all tests together first")
+    parser.add_argument("--skip", type=int, default=0, help="leave out the first tests")
     parser.add_argument("--table", default="", help="file to write the table to")
     parser.add_argument("--reasons", action="store_true", help="print why nodes were left to onnx's reference evaluator")
     options = parser.parse_args()
     words = [w for w in options.only.split(",") if w]
-    chosen = [c for c in cases() if not words or any(w in c.name for w in words)][:: options.every]
+    chosen = [c for c in cases() if not words or any(w in c.name for w in words)][options.skip :: options.every]
     started = time.perf_counter()
+    if options.together:
+        kernels = compile_together(chosen, options.device)
+        print(f"{kernels} kernels compiled together in {time.perf_counter() - started:.0f} s", flush=True)
     outcomes = []
     for case in chosen:
         if options.seconds and time.perf_counter() - started > options.seconds:

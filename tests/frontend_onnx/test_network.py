@@ -320,6 +320,26 @@ def test_if_with_compiled_branches(device):
     np.testing.assert_allclose(net(x, np.array(False)), -x * 2)
 
 
+def test_an_integer_that_decides_a_condition():
+    """The branch is compiled in for a few values; many values leave the condition to each call. Results are the same."""
+    then = body([h.make_node("Relu", ["x"], ["p"])], {}, {"p": (F, [3])})
+    other = body([h.make_node("Mul", ["x", "c"], ["q"])], {}, {"q": (F, [3])})
+    nodes = [h.make_node("Equal", ["rate", "wide"], ["flag"])]
+    nodes.append(h.make_node("If", ["flag"], ["y"], name="choice", then_branch=then, else_branch=other))
+    values = {"c": np.full(3, 2, "f"), "wide": np.array(16)}
+    net = network(model(nodes, {"x": (F, [3]), "rate": (INT, [])}, {"y": (F, [3])}, values), "reference")
+    x = np.array([-1, 0, 2], "f")
+
+    def right(rate: int) -> bool:
+        return np.array_equal(net(x, np.array(rate)), np.maximum(x, 0) if rate == 16 else 2 * x)
+
+    assert all(right(r) for r in (16, 8, 16, 16, 8, 8, 3, 16))
+    assert any("compiled for each value of input 'rate'" in n for n in net.notes())
+    assert not any("body is a network" in n for n in net.notes())
+    assert all(right(r) for r in (1, 2, 16, 4, 5, 16, 6, 16, 16, 7))
+    assert any("takes many values" in n for n in net.notes()) and any("body is a network" in n for n in net.notes())
+
+
 @pytest.mark.parametrize("device", DEVICES)
 def test_loop_with_a_compiled_body(device):
     """Powers of x, collected, until the trip count."""
@@ -347,3 +367,10 @@ def test_a_known_condition_leaves_one_branch():
     net = network(model(nodes, {"x": (F, [3])}, {"y": (F, [3])}, {"flag": np.array(False)}))
     x = np.array([-1, 0, 2], "f")
     assert np.array_equal(net(x), x * x) and not list(net.notes())
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_integers_are_divided_towards_zero(device):
+    proto = model([h.make_node("Div", ["a", "b"], ["y"])], {"a": (INT, ["N"]), "b": (INT, ["N"])}, {"y": (INT, ["N"])})
+    a, b = (m.ravel() for m in np.meshgrid(np.array([-7, -6, -1, 0, 1, 6, 7]), np.array([-4, -3, -1, 1, 3, 4])))
+    assert np.array_equal(network(proto, device)(a, b), np.trunc(a / b).astype(np.int64))

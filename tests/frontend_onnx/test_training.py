@@ -404,13 +404,14 @@ def test_control_flow_in_the_way_is_named():
     then = body([h.make_node("Relu", ["a"], ["p"])], {}, {"p": (F, [3])})
     other = body([h.make_node("Neg", ["a"], ["q"])], {}, {"q": (F, [3])})
     nodes = [h.make_node("Mul", ["x", "w"], ["a"])]
+    nodes.append(h.make_node("Greater", ["s", "zero"], ["flag"]))
     nodes.append(h.make_node("If", ["flag"], ["r"], name="choice", then_branch=then, else_branch=other))
     nodes.append(h.make_node("Mul", ["r", "v"], ["y"]))
-    values = {"w": np.full(3, 2, "f"), "v": np.full(3, 3, "f")}
-    inputs = {"x": (F, [3]), "flag": (BOOL, [])}
+    values = {"w": np.full(3, 2, "f"), "v": np.full(3, 3, "f"), "zero": np.zeros((), "f")}
+    inputs = {"x": (F, [3]), "s": (F, [])}
     net = network(model(nodes, inputs, {"y": (F, [3]), "a": (F, [3])}, values), train=True)
-    x, flag, one = np.array([-1, 0, 2], "f"), np.array(True), np.ones(3, "f")
-    y, a = net.forward(x, flag)
+    x, one = np.array([-1, 0, 2], "f"), np.ones(3, "f")
+    y, a = net.forward(x, np.array(1, "f"))
     assert np.array_equal(a, 2 * x) and np.array_equal(y, 3 * np.maximum(a, 0))
     with pytest.raises(UnsupportedError, match=r"'y' .*node 'choice' \(If\) is not compiled: its body is a network"):
         net.backward({"y": one})
@@ -424,11 +425,29 @@ def test_a_body_reads_parameters_as_they_are():
     other = body([h.make_node("Neg", ["x"], ["q"])], {}, {"q": (F, [3])})
     nodes = [h.make_node("If", ["flag"], ["r"], name="choice", then_branch=then, else_branch=other)]
     nodes.append(h.make_node("Mul", ["x", "v"], ["y"]))
-    inputs, outputs = {"x": (F, [3]), "flag": (BOOL, [])}, {"r": (F, [3]), "y": (F, [3])}
-    net = network(model(nodes, inputs, outputs, {"w": np.full(3, 2, "f"), "v": np.ones(3, "f")}), train=True)
-    x, flag = np.array([-1, 0, 2], "f"), np.array(True)
+    nodes.insert(0, h.make_node("Greater", ["s", "zero"], ["flag"]))
+    inputs, outputs = {"x": (F, [3]), "s": (F, [])}, {"r": (F, [3]), "y": (F, [3])}
+    values = {"w": np.full(3, 2, "f"), "v": np.ones(3, "f"), "zero": np.zeros((), "f")}
+    net = network(model(nodes, inputs, outputs, values), train=True)
+    x, flag = np.array([-1, 0, 2], "f"), np.array(1, "f")
     assert np.array_equal(net.forward(x, flag)[0], 2 * x)
     net.parameters()["w"][...] = 5
     assert np.array_equal(net.forward(x, flag)[0], 5 * x) and np.array_equal(net(x, flag)[0], 5 * x)
     with pytest.raises(UnsupportedError, match="choice"):
         net.backward({"r": x})
+
+
+def test_a_branch_that_an_integer_input_chooses_is_trained():
+    then = body([h.make_node("Mul", ["x", "w"], ["p"])], {}, {"p": (F, [3])})
+    other = body([h.make_node("Mul", ["x", "v"], ["q"])], {}, {"q": (F, [3])})
+    nodes = [h.make_node("Equal", ["rate", "wide"], ["flag"])]
+    nodes.append(h.make_node("If", ["flag"], ["y"], then_branch=then, else_branch=other))
+    values = {"w": np.full(3, 2, "f"), "v": np.ones(3, "f"), "wide": np.array(16)}
+    proto = model(nodes, {"x": (F, [3]), "rate": (onnx.TensorProto.INT64, [])}, {"y": (F, [3])}, values)
+    net = network(proto, train=True)
+    x = np.array([-1, 0, 2], "f")
+    for rate, name, other_name in ((16, "w", "v"), (8, "v", "w")):
+        assert np.array_equal(net.forward(x, np.array(rate)), x * net.parameters()[name])
+        net.backward(np.ones(3, "f"))
+        found = net.gradients()
+        assert np.array_equal(found[name], x) and not np.any(found.get(other_name, 0))

@@ -148,7 +148,18 @@ def test_fit_follows_the_same_way_and_weights_are_shared(tmp_path):
     np.testing.assert_allclose(other(IMAGES), net(IMAGES), rtol=1e-5, atol=1e-6)
 
 
-def test_variables_are_live():
+@pytest.fixture(params=["native operation", "numpy_function"])
+def way(request, monkeypatch):
+    """How segments come into TensorFlow's graphs."""
+    from nnaccel_frontend_tf import operation, runner
+
+    if request.param == "numpy_function":
+        monkeypatch.setattr(runner, "operation", lambda: None)
+    elif operation.operation() is None:
+        pytest.skip(operation.why_not())
+
+
+def test_variables_are_live(way):
     """Written in any way, eagerly and inside functions; a program in use keeps its values while it runs."""
     model = made("sequential")
     fast = optimized(model)
@@ -169,24 +180,82 @@ def test_variables_are_live():
     assert segment._generation == before, "nothing is derived again while nothing changed"
 
 
-def test_tensors_are_not_copied():
-    """Compiled code reads TensorFlow's memory, and TensorFlow takes over what it wrote."""
-    fast = optimized(tf.function(lambda x: tf.nn.relu(x) * 3.0, autograph=False))
+def test_tensors_are_not_copied(way):
+    """Compiled code reads TensorFlow's memory, also that of variables, and TensorFlow takes over what it wrote."""
+    scale = tf.Variable(RNG.normal(size=64).astype("f"))
+    fast = optimized(tf.function(lambda x: tf.nn.relu(x) * scale, autograph=False))
     x = tf.constant(RNG.normal(size=(64, 64)).astype("f"))
     fast(x)
     seen = []
     (entry,) = fast._nnaccel._entries.values()
-    (node,) = entry.runner.nodes.values()
-    run = node.compiled._run_segment
+    (segment,) = entry.compiled.segments.values()
+    (built,) = segment._built.values()
+    run = built.executable.run
 
-    def watched(part, tensors, record):
-        results = run(part, tensors, record)
-        seen.append((tensors[0].__array_interface__["data"][0], results[0].__array_interface__["data"][0]))
-        return results
+    def watched(inputs, prepared, outputs, threads, stream):
+        seen.append((*inputs, *prepared, *outputs))
+        return run(inputs, prepared, outputs, threads, stream)
 
-    node.compiled._run_segment = watched
+    built.executable.run = watched
     y = fast(x)
-    assert seen == [(memory_of(x), memory_of(y))]
+    assert seen == [(memory_of(x), memory_of(scale.read_value()), memory_of(y))]
+
+
+def test_results_stay_and_sizes_change(way):
+    model = made("functional")
+    fast = optimized(model)
+    first = fast(IMAGES[:2])
+    kept = first.numpy().copy()
+    for count in (1, 5, 2, 6):
+        np.testing.assert_allclose(fast(IMAGES[:count]), model(IMAGES[:count]), rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(first, kept)
+
+
+def test_errors_while_it_runs_are_tensorflows(way, monkeypatch):
+    fast = optimized(tf.function(lambda x: tf.nn.relu(x) * 3.0, autograph=False))
+    x = tf.constant(RNG.normal(size=(4, 4)).astype("f"))
+    fast(x)
+    (entry,) = fast._nnaccel._entries.values()
+    (segment,) = entry.compiled.segments.values()
+
+    def broken(*given, **more):
+        raise ValueError("this segment is broken")
+
+    with monkeypatch.context() as m:
+        m.setattr(segment, "run", broken)
+        with pytest.raises(tf.errors.InvalidArgumentError, match="this segment is broken"):
+            fast(x)
+    np.testing.assert_allclose(fast(x), tf.nn.relu(x) * 3.0)
+
+
+def test_a_function_outlives_the_optimized_network(way):
+    """What a graph needs stays with the graph."""
+    import gc
+
+
+    def outer_of(model):
+        fast = optimized(model)
+        return tf.function(lambda x: fast(x) * 2.0, autograph=False).get_concrete_function(tf.TensorSpec(IMAGES.shape))
+
+    model = made("sequential")
+    outer = outer_of(model)
+    gc.collect()
+    wanted = model(IMAGES) * 2.0
+    np.testing.assert_allclose(outer(tf.constant(IMAGES)), wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_without_a_compiler_it_says_so(monkeypatch):
+    from nnaccel_frontend_tf import operation
+
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setattr(operation, "DiskCache", lambda: type("Empty", (), {"get": lambda *a: None})())
+    with pytest.raises(operation.Unavailable, match="no-such-compiler"):
+        operation.build()
+    monkeypatch.setattr(operation._State, "operation", None)
+    monkeypatch.setattr(operation._State, "why", None)
+    fast = optimized(tf.function(lambda x: tf.nn.relu(x) * 3.0, autograph=False))
+    np.testing.assert_allclose(fast(IMAGES), tf.nn.relu(IMAGES) * 3.0)
+    assert any("numpy_function" in n and "no-such-compiler" in n for n in nnaccel.explain(fast).notes)
 
 
 def memory_of(tensor) -> int:

@@ -76,3 +76,20 @@ def test_powers(dialect: str) -> None:
     got = np.zeros_like(a)
     native.call(native.build(dialect, native.printer(dialect).module([("f", k)])), "f", k, [a, b, got], {"N": a.size})
     np.testing.assert_allclose(got, a.astype(np.float64) ** b, rtol=2e-7)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dialect", sorted(native.DIALECTS))
+def test_remainders_of_all_kinds_of_numbers(dialect: str, dtype: str) -> None:
+    """As numpy's mod: of the divisor's sign, NaN for infinities and by zero; a finite number by an infinity is itself or that."""
+    if not native.DIALECTS[dialect]:
+        pytest.skip(native.REASONS[dialect])
+    x, z, y = (g.Buffer(s, (N,), dtype) for s in "xzy")
+    body = (g.Store(y, (i,), g.Binary("mod", g.Load(x, (i,)), g.Load(z, (i,)))),)
+    k = g.Kernel("mod", (x, z, y), ("N",), (), (g.Loop("i", 0, N, "simd", body),))
+    kinds = np.array([0, -0.0, 1, -1, 2.5, -2.5, 7, -7, np.inf, -np.inf, np.nan], dtype)
+    a, b = (m.ravel() for m in np.meshgrid(kinds, kinds))
+    got = np.ones_like(a)
+    native.call(native.build(dialect, native.printer(dialect).module([("f", k)])), "f", k, [a, b, got], {"N": a.size})
+    with np.errstate(all="ignore"):
+        np.testing.assert_array_equal(got, np.mod(a, b))

@@ -20,7 +20,9 @@ from nnaccel_frontend_torch.bench.nets import VARIANTS, load  # noqa: E402
 pytestmark = pytest.mark.usefixtures("torchvision_models")
 
 _REPRESENTATIVE = ("mobilenet_v3_small", "resnet18", "squeezenet1_1")
-_SMALL = {"inception_v3": 139}
+#: Image size and batch of those that 96 and 16 are too small for: Inception's second classifier, which training has, takes whole
+#: images; MobileNet v3 has few kinks, so that few samples meet none.
+_OTHERS = {"inception_v3": (299, 4), "mobilenet_v3_large": (224, 16)}
 #: Our error over all gradients together may be this many times the framework's.
 WITHIN = 4.0
 
@@ -44,8 +46,8 @@ def error(found: dict[str, Any], judge: dict[str, Any]) -> float:
 def check(name: str, size: int, batch: int) -> None:
     """The gradients of one step, for several inputs.
 
-    A gradient jumps where an activation lies within rounding of a kink of ReLU, in the framework's arithmetic as in ours. One such
-    activation in a million is a thousandth of the gradient, many times what rounding does elsewhere; so there must be
+    A gradient jumps where an activation lies within rounding of a kink of ReLU, in the framework's arithmetic as in ours. One
+    such activation in a million is a thousandth of the gradient, many times what rounding does elsewhere; so there must be
     samples enough for both sides to meet some: with two images, errors are 7e-5 or 2e-3 by chance.
     """
     net = load(name).module.train()
@@ -78,4 +80,4 @@ def test_gradients(name: str) -> None:
 @pytest.mark.full
 @pytest.mark.parametrize("name", [v for v in VARIANTS if v not in _REPRESENTATIVE])
 def test_gradients_of_the_others(name: str) -> None:
-    check(name, _SMALL.get(name, 96), 16)
+    check(name, *_OTHERS.get(name, (96, 16)))

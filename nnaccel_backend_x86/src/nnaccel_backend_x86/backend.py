@@ -17,6 +17,7 @@ from nnaccel_backend_x86.executable import X86Executable
 from nnaccel_backend_x86.memory import X86Memory
 from nnaccel_backend_x86.onednn import DST, SRC, PrimitiveCall, pack_primitive
 from nnaccel_backend_x86.products import Products, concats
+from nnaccel_backend_x86.recurrent import recurrences
 from nnaccel_backend_x86.scope import Scope
 from nnaccel_backend_x86.weights_gradient import WeightsGradient
 from nnaccel_backend_x86.winograd import Winograd
@@ -91,7 +92,7 @@ class X86Backend(Backend):
         found += Backward(scope).propose(only) + WeightsGradient(scope).propose(only)
         if not strict:
             found += Winograd(scope).propose(only) + WinogradGradient(scope).propose(only)
-        return found + concats(scope, only)
+        return found + concats(scope, only) + recurrences(scope, only)
 
     def choices_key(self) -> str:
         stat = os.stat(native.library()._name)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from nnaccel_backend_x86 import native
 from nnaccel_core.errors import NnaccelError, ToolchainError
-from nnaccel_core.ir import Node
+from nnaccel_core.ir import Node, channels_last, identity
 from nnaccel_core.plan import BufferRef, LibraryStep
 
 
@@ -70,17 +70,21 @@ def row_stride(ref: BufferRef) -> int:
         NnaccelError: the rows do not lie at one distance (only a slice along the innermost axis has such rows).
     """
     order, shape, strides = ref.type.layout, ref.type.shape, ref.element_strides()
+    if order != identity(len(order)) and ref.type.same_memory(channels_last(len(order))):
+        order = channels_last(len(order))  # as `Scope.static` has it: the innermost axis may be one of extent 1
     if len(order) < 2:
         return int(strides[order[-1]]) if order else 1
     step = at = 0
     for axis in reversed(order[:-1]):
         extent, stride = int(shape[axis]), int(strides[axis])  # type: ignore[arg-type]
+        if extent == 1:  # its stride says nothing
+            continue
         if step == 0:
             step = at = stride
-        if extent > 1 and stride != at:
+        if stride != at:
             raise NnaccelError(f"a tensor of type {ref.type} with strides {tuple(strides)} has no rows at one distance")
         at *= extent
-    return step
+    return step or int(strides[order[-2]])
 
 
 def address(name: str) -> int:

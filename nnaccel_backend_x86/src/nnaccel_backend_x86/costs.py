@@ -161,6 +161,14 @@ def own_rows(machine: Machine, m: int, n: int, k: int) -> tuple[int, float]:
     return min(n, 8 * machine.cores), OWN_LAUNCH + together
 
 
+def lstm_seconds(machine: Machine, steps: int, batch: int, hidden: int, blocks: int) -> float:
+    """An LSTM's steps, one after another: each reads all recurrent weights, from the second-level cache where they fit."""
+    nbytes, samples = 16.0 * hidden * hidden, -(-batch // blocks)
+    bandwidth = machine.bandwidth / machine.cores * (CACHE_SPEEDUP if nbytes <= machine.l2 else 1.0)
+    compute = 8.0 * samples * hidden * hidden * machine.cores / (machine.flops * ROWS_EFFICIENCY)
+    return OWN_LAUNCH + steps * max(compute, nbytes / bandwidth)
+
+
 def concat_seconds(machine: Machine, nbytes: float) -> float:
     """A copy of ``nbytes`` into a slice of a wider tensor."""
     return OWN_LAUNCH + traffic_seconds(machine, 2 * nbytes)

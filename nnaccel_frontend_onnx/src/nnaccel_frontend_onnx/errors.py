@@ -18,8 +18,10 @@ class NeedSizes(Exception):
 
 
 class NeedValue(Exception):
-    """The value of the network's input ``name`` decides shapes: import again for the value of this call."""
+    """The value of the network's input ``name`` decides shapes, or with ``choice`` a condition: import again for the value of
+    this call."""
 
-    def __init__(self, name: str) -> None:
-        super().__init__(f"the value of input {name!r} decides shapes")
+    def __init__(self, name: str, choice: bool = False) -> None:
+        super().__init__(f"the value of input {name!r} decides {'a condition' if choice else 'shapes'}")
         self.name = name
+        self.choice = choice

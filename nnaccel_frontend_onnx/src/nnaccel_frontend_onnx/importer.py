@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,6 +55,7 @@ class Importer:
         values: inputs whose values are taken as fixed.
         batch: the symbol of a batch axis that the file has fixed at 1, if the call brings more samples.
         make: makes networks of the bodies of conditions and loops; None leaves these to onnx.
+        choices: inputs whose values may be asked for because they decide a condition.
         mode: whether parameters may change, and whether this is for a training step.
 
     Attributes:
@@ -68,11 +69,12 @@ class Importer:
 
     def __init__(
         self, model: Model, inputs: Mapping[str, Pattern], values: Mapping[str, Array], batch: str = "", make: Make | None = None,
-        mode: Mode = PREDICTION,
+        mode: Mode = PREDICTION, choices: Collection[str] = (),
     ) -> None:  # fmt: skip
         self.model = model
         self.make = make
         self.mode = mode
+        self.choices = choices
         self.fixed_values: dict[str, Array] = {}
         self.statistics: set[str] = set()
         self.written: dict[str, str] = {}
@@ -121,6 +123,10 @@ class Importer:
             name, i = f"{hint}_{i}", i + 1
         self._names.add(name)
         return name
+
+    def reserve(self, names: Iterable[str]) -> None:
+        """Names of values that something else made."""
+        self._names.update(names)
 
     def emit(self, op: str, inputs: Sequence[Value], **attrs: Any) -> Value:
         """Append a node and return its value.
@@ -189,7 +195,9 @@ class Importer:
             dtype = ir_dtype(item.array.dtype)
             if dtype is None:
                 raise Unmapped(f"an operand of dtype {item.array.dtype}")
-            return self._param(item, dtype, statistic) if item.parameter else self.constant(item.array, dtype)
+            # A number that stays what it is says how an operator works; passes look at such.
+            number = item.array.size == 1 and not self.mode.live and dtype not in ("float16", "bfloat16")
+            return self._param(item, dtype, statistic) if item.parameter and not number else self.constant(item.array, dtype)
         if isinstance(item, Host):
             raise NeedSizes("sizes are used as a tensor")
         raise Unmapped("an operand is absent" if item is None else "an operand's type is known only while it runs")
@@ -275,6 +283,8 @@ class Importer:
         if node.op_type == "If" and isinstance(operands[0], Known):
             self._branch(node, bool(operands[0].array.reshape(-1)[0]))
             return
+        if node.op_type == "If" and isinstance(operands[0], Value):
+            self._ask_for_choice(operands[0])
         mark = self._mark()
         try:
             handler = lookup(node)
@@ -336,6 +346,31 @@ class Importer:
             if name:
                 self.items[name] = self.items[out.name]
 
+    def _ask_for_choice(self, condition: Value) -> None:
+        """Have the import repeated with values for the inputs that decide a condition, where these are a few integers.
+
+        Raises:
+            NeedValue: for one of them.
+        """
+        producers = {v: n for part in self.parts if isinstance(part, list) for n in part for v in n.outputs}
+        waiting, found, asked = [condition], dict[str, None](), set[Value]()
+        while waiting:
+            v = waiting.pop()
+            if v in asked:
+                continue
+            asked.add(v)
+            if v in producers:
+                waiting += producers[v].inputs
+                continue
+            if v.name in self.params and not self.live(self.params[v.name][1]):
+                continue
+            name = self._read_input.get(id(v), "")
+            if name not in self.choices or v.type.size != 1 or v.type.is_float:
+                return
+            found[name] = None
+        for name in found:
+            raise NeedValue(name, choice=True)
+
     def bind(self, node: onnx.NodeProto, results: Sequence[Item | None]) -> None:
         """Give the node's outputs their meaning."""
         for k, name in enumerate(node.output):
@@ -369,14 +404,14 @@ class Importer:
 
 def import_model(
     model: Model, inputs: Mapping[str, Pattern], values: Mapping[str, Array], batch: str = "", make: Make | None = None,
-    mode: Mode = PREDICTION,
+    mode: Mode = PREDICTION, choices: Collection[str] = (),
 ) -> Imported:  # fmt: skip
     """Import ``model`` for inputs of these patterns; arguments are those of `Importer`.
 
     Raises:
         NeedSizes, NeedValue: sizes, or an input's value, must be known.
     """
-    importer = Importer(model, inputs, values, batch, make, mode)
+    importer = Importer(model, inputs, values, batch, make, mode, choices)
     for node in model.proto.graph.node:
         importer.node(node)
     return assemble(importer)

@@ -20,7 +20,7 @@ from nnaccel_frontend_onnx.arguments import Argument, argument, declared, unwrap
 from nnaccel_frontend_onnx.assembly import Imported
 from nnaccel_frontend_onnx.bridge import ir_dtype
 from nnaccel_frontend_onnx.errors import NeedSizes, NeedValue
-from nnaccel_frontend_onnx.importer import Pattern, import_model
+from nnaccel_frontend_onnx.importer import SMALL, Pattern, import_model
 from nnaccel_frontend_onnx.items import PREDICTION, Array, Mode
 from nnaccel_frontend_onnx.loading import Model
 
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 #: Values of shape-deciding inputs for which programs are kept at most.
 _VALUES = 64
+#: Values of an input for which the branch that it chooses is compiled in; beyond, conditions are asked at each call.
+_CHOICES = 4
 _BATCH = "batch"
 _ndarray = np.ndarray
 _numbers = itertools.count()
@@ -40,6 +42,8 @@ class _Plan:
     """How calls of one kind (dtypes and ranks of the feeds) are compiled."""
 
     frozen: set[str] = field(default_factory=set)
+    #: values met of those among them that decide conditions only; None once these are left to each call
+    choices: dict[str, set[bytes]] | None = field(default_factory=dict)
     by_size: bool = False
     by_sample: bool = False
 
@@ -58,6 +62,7 @@ class Network:
         self.name = model.name
         #: how the model is imported for prediction
         self.mode: Mode = around.mode if around is not None else PREDICTION
+        self._is_body = around is not None
         self._number = next(_numbers)
         self._specs = {v.name: v for v in (*model.inputs, *model.defaults)}
         self._required = [v.name for v in model.inputs]
@@ -67,6 +72,7 @@ class Network:
         self._imported: dict[tuple[Any, ...], tuple[Compiled, Imported]] = {}
         self._reasons: dict[str, None] = around._reasons if around is not None else {}
         self._hot: dict[Any, tuple[Compiled, tuple[str, ...], tuple[int, ...]]] = {}
+        self._deciding: tuple[str, ...] = ()  # inputs whose values are part of the keys of _hot
         self._lock = threading.RLock()
         self._declared = {v.name: declared(v) for v in self._specs.values()}
 
@@ -111,7 +117,7 @@ class Network:
     def _run(self, given: dict[str, Any]) -> list[Any]:
         # What was called before with arrays of the same names, shapes and dtypes needs no further look.
         arrays = all(type(v) is _ndarray and v.flags.c_contiguous for v in given.values())
-        now = tuple([(n, v.shape, v.dtype) for n, v in given.items()]) if arrays else None
+        now = self._key(given) if arrays else None
         hot = self._hot.get(now)
         if hot is not None:
             compiled, order, outputs = hot
@@ -128,7 +134,8 @@ class Network:
                 self._note("samples are run one by one: the file fixes the batch at 1, and some layers mix samples")
                 return self._by_sample(feeds)
             results = compiled([feeds[n] for n in compiled.captured.program.inputs])
-            if now is not None and not plan.frozen and given.keys() == feeds.keys() and self._plain(compiled, imported):
+            keyed = now is not None and plan.frozen <= set(self._deciding) and now == self._key(given)
+            if keyed and given.keys() == feeds.keys() and self._plain(compiled, imported):
                 if len(self._hot) > 256:  # sizes come and go
                     self._hot = {}
                 places = tuple(k for k in imported.outputs if isinstance(k, int))
@@ -139,6 +146,11 @@ class Network:
             return found
 
         return self._settled(feeds, plan, self.mode, call)
+
+    def _key(self, given: dict[str, Any]) -> tuple[Any, ...]:
+        """What tells calls apart that need different programs."""
+        found = tuple([(n, v.shape, v.dtype) for n, v in given.items()])
+        return (*found, *[given[n].tobytes() for n in self._deciding if n in given]) if self._deciding else found
 
     def _plan(self, feeds: dict[str, Any]) -> _Plan:
         """What is known of calls of this kind."""
@@ -151,18 +163,42 @@ class Network:
 
     def _settled(self, feeds: dict[str, Any], plan: _Plan, mode: Mode, use: Callable[[Compiled, Imported, str], _T]) -> _T:
         """``use`` of the program for these feeds and of the batch's symbol, where the feeds bring a batch that the file fixes."""
-        for _ in range(3 + len(feeds)):  # each round learns one thing about the network
+        self._count_choices(feeds, plan)
+        for _ in range(4 + len(feeds)):  # each round learns one thing about the network
             try:
                 return use(*self._compiled(feeds, plan, mode))
             except NeedValue as e:
                 plan.frozen.add(e.name)
-                self._note(f"compiled for each value of input {e.name!r}, which decides shapes")
+                if e.choice and plan.choices is not None:
+                    plan.choices[e.name] = {feeds[e.name].tobytes()}
+                self._decide(e.name, feeds[e.name])
+                what = "a condition" if e.choice else "shapes"
+                self._note(f"compiled for each value of input {e.name!r}, which decides {what}")
             except (NeedSizes, GuardError) as e:
                 if plan.by_size:
                     raise
                 plan.by_size = True
                 self._note(f"compiled for each size of the inputs: {e}")
         raise AssertionError("the import does not settle")
+
+    def _decide(self, name: str, value: Array) -> None:
+        """The values of an input tell programs apart from now on."""
+        with self._lock:
+            if name not in self._deciding and value.size <= SMALL:
+                self._deciding = (*self._deciding, name)
+                self._hot = {}
+
+    def _count_choices(self, feeds: dict[str, Any], plan: _Plan) -> None:
+        """Once inputs that decide conditions take many values, conditions are asked at each call instead."""
+        if not plan.choices:
+            return
+        for name, values in plan.choices.items():
+            values.add(feeds[name].tobytes())
+            if len(values) > _CHOICES:
+                self._note(f"input {name!r}, which decides a condition, takes many values: the condition is asked at each call")
+                plan.frozen -= set(plan.choices)
+                plan.choices = None
+                return
 
     def _plain(self, compiled: Compiled, imported: Imported) -> bool:
         """Whether all results are new tensors, each returned once, so that nothing is left to do with them."""
@@ -204,7 +240,12 @@ class Network:
         self, key: tuple[Any, ...], feeds: dict[str, Any], values: dict[str, Array], exact: bool, batch: str, mode: Mode
     ) -> tuple[Compiled, Imported]:
         patterns = {n: self._pattern(n, v, exact, batch) for n, v in feeds.items()}
-        imported = import_model(self.model, patterns, values, batch, lambda body: Network(body, self.session, self), mode)
+        plan = self._plan(feeds)
+        choices = () if plan.choices is None or self._is_body else tuple(feeds)
+        def make(body: Model) -> Network:
+            return Network(body, self.session, self)
+
+        imported = import_model(self.model, patterns, values, batch, make, mode, choices)
         types = tuple(TensorType(p.shape, p.dtype) for p in patterns.values() if p.dtype is not None)
         signature = Signature(types, training=mode.train, grad=mode.train)
         fixed = tuple((n, v.tobytes()) for n, v in imported.fixed.items())

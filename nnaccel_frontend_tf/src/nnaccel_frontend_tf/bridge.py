@@ -38,6 +38,17 @@ def ir_dtype(dtype: np.dtype[Any]) -> str | None:
     return found if found is not None or dtype.name != "bfloat16" else "bfloat16"
 
 
+class Borrowed:
+    """Memory of TensorFlow's during a call of the native operation: as much of a tensor as running compiled code needs."""
+
+    __slots__ = ("address", "dtype", "shape")
+
+    def __init__(self, address: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        self.address = address
+        self.shape = shape
+        self.dtype = dtype
+
+
 def address(array: np.ndarray[Any, Any]) -> int:
     """Address of the first element."""
     return array.__array_interface__["data"][0]  # type: ignore[no-any-return]
@@ -91,7 +102,7 @@ class TensorFlowCpuBridge(Bridge):
 
     def address(self, tensor: Any) -> int:
         """Address of the first element."""
-        return address(tensor)
+        return tensor.address if type(tensor) is Borrowed else address(tensor)
 
     def allocate(self, type: TensorType) -> Any:
         """A new aligned array of static ``type``, in logical axis order."""

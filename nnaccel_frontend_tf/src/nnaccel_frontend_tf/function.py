@@ -58,7 +58,8 @@ class Module:
         self._nnaccel_functions: dict[str, Function] = {}
         signatures = getattr(user, "signatures", None)
         if isinstance(signatures, Mapping):
-            self.signatures = {k: Function(f, session, f"{name}.{k}") for k, f in signatures.items()}
+            own = {k: f for k, f in signatures.items() if not k.startswith("__saved_model")}  # TensorFlow's own
+            self.signatures = {k: Function(f, session, f"{name}.{k}") for k, f in own.items()}
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The module's own ``__call__``; a SavedModel without one runs its signature ``serving_default``, or its only one."""
@@ -119,7 +120,17 @@ def load(path: str | os.PathLike[str]) -> Any:
     try:
         return tf.saved_model.load(folder)
     except Exception as e:
-        raise InputError(f"TensorFlow can't load the SavedModel in {folder}: {type(e).__name__}: {e}") from e
+        try:
+            return _signatures_of(folder)
+        except Exception:
+            raise InputError(f"TensorFlow can't load the SavedModel in {folder}: {type(e).__name__}: {e}") from e
+
+
+def _signatures_of(folder: str) -> Any:
+    """The SavedModel with its signatures only: what Keras 2 saved with the state of an optimizer can't be loaded as an object."""
+    from tensorflow.python.saved_model import load_v1_in_v2
+
+    return load_v1_in_v2.load(folder, ["serve"])
 
 
 def wrap(user: Any, session: Session) -> Any:

@@ -8,6 +8,7 @@ variable is kept until its address changes.
 
 from __future__ import annotations
 
+import struct
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -18,13 +19,15 @@ import tensorflow as tf
 from nnaccel_core.api import Captured
 from nnaccel_core.driver.training import TrainedSegment
 from nnaccel_core.errors import UnsupportedError
-from nnaccel_core.ir import Foreign, Segment, free_symbols
-from nnaccel_frontend_tf.bridge import address
+from nnaccel_core.ir import Foreign, Segment, TensorType, free_symbols, identity
+from nnaccel_frontend_tf.bridge import Borrowed, address
 from nnaccel_frontend_tf.foreign import dim_tensor, size_name
 from nnaccel_frontend_tf.items import Host, Known, Outside
+from nnaccel_frontend_tf.operation import Call, operation
 from nnaccel_frontend_tf.worker import run_on_worker
 
 if TYPE_CHECKING:
+    from nnaccel_core.driver.segment import Built
     from nnaccel_core.driver.session import Compiled
     from nnaccel_frontend_tf.assembly import Imported
 
@@ -64,7 +67,18 @@ class SegmentNode:
         self.count = len(part.inputs)
         #: names of the parameters that are variables, in the order in which calls bring their values
         self.variables = [v.name for v in part.graph.params if v.name in imported.variables]
-        self._seen: list[int] = []
+        #: addresses of the variables' values that `values` has now; None where that is not known
+        self._seen: list[int] | bytes | None = None
+        #: its number among the native operation's segments; negative until it is in a graph
+        self.nnaccel_key = -1
+        graph = part.graph
+        #: whether the native operation can run it
+        self.fits = not graph.updates and all(v.type.layout == identity(v.type.rank) for v in graph.outputs)
+        kinds = {v.name: v.type for v in graph.params}
+        self.fits = self.fits and all(kinds[n].is_static for n in self.variables)
+        self._given = tuple(_numpy_dtype(v.type) for v in graph.inputs)
+        self._found = tuple(_numpy_dtype(v.type) for v in graph.outputs)
+        self._kinds = tuple((kinds[n].shape, _numpy_dtype(kinds[n])) for n in self.variables)
         self._trained: dict[tuple[bool, ...], TrainedSegment] = {}
         self._lock = threading.RLock()
 
@@ -80,7 +94,36 @@ class SegmentNode:
                 self._renew(given, now)
         return self.compiled._run_segment(self.part, arrays[: self.count], None)
 
-    def _renew(self, given: Sequence[Array], now: list[int]) -> None:
+    def run(self, call: Call) -> None:
+        """Results of a call of the native operation."""
+        count = 8 * self.count
+        if call.addresses[count:] != self._seen:
+            self._take(call)
+        hot = (id(self.part), call.header)
+        built = self.compiled._hot.get(hot) or self._bind(call, hot)
+        places = struct.unpack_from(f"={self.count}Q", call.addresses)
+        inputs = list(map(Borrowed, places, call.shapes(), self._given))
+        self.compiled._segment(self.part).run(built, inputs, lambda types: call.allocate(types, self._found))
+
+    def _bind(self, call: Call, hot: tuple[int, bytes]) -> Built:
+        """The plan for the sizes of a call."""
+        compiled, segment = self.compiled, self.compiled._segment(self.part)
+        # Sizes matter here, values do not.
+        like = [np.broadcast_to(np.empty((), d), s) for s, d in zip(call.shapes(), self._given, strict=True)]
+        found = segment.built(segment.sizes(like))
+        if len(compiled._hot) > 256:  # sizes come and go
+            compiled._hot = {}
+        compiled._hot[hot] = found
+        return found
+
+    def _take(self, call: Call) -> None:
+        """Keep the values of variables; the addresses that are compared then stay theirs."""
+        now = call.addresses[8 * self.count :]
+        places = struct.unpack(f"={len(now) // 8}Q", now)
+        taken = enumerate(zip(places, self._kinds, strict=True), self.count)
+        self._renew([call.take(k, address, *kind) for k, (address, kind) in taken], now)
+
+    def _renew(self, given: Sequence[Array], now: list[int] | bytes) -> None:
         with self._lock:
             self.values.update(zip(self.variables, given, strict=True))
             segment = self.compiled.segments.get(id(self.part))
@@ -134,6 +177,7 @@ class SegmentNode:
         if others:
             with self._lock:
                 self.values.update(others)
+                self._seen = None  # what predictions derived may be of other values
         return [now[name] for name in trained.parameters]
 
     @staticmethod
@@ -141,6 +185,10 @@ class SegmentNode:
         """Let go of the variables' memory, so that an optimizer writes them in place."""
         for segment in trained.segments():
             segment.refresh()
+
+
+def _numpy_dtype(kind: TensorType) -> np.dtype[Any]:
+    return np.dtype(tf.as_dtype(kind.dtype).as_numpy_dtype)
 
 
 def _arrays(given: tuple[Any, ...]) -> tuple[Array, ...]:
@@ -258,7 +306,12 @@ class Runner:
     @staticmethod
     def _predicted(node: SegmentNode, tensors: Sequence[Any]) -> list[Any]:
         outputs = node.part.graph.outputs
-        found = _call(node.predict, tensors, [v.dtype for v in outputs], node.part.graph.name)
+        kinds, name = [tf.as_dtype(v.dtype) for v in outputs], node.part.graph.name
+        native = operation() if kinds and node.fits else None
+        if native is not None:
+            found = native(node, tensors, node.count, kinds, name)
+        else:
+            found = _call(node.predict, tensors, kinds, name)
         for t, v in zip(found, outputs, strict=True):
             t.set_shape([d if isinstance(d, int) else None for d in v.shape])
         return found

@@ -19,6 +19,7 @@ from nnaccel_core.ir import Dim, TensorType, sym
 from nnaccel_frontend_tf.assembly import Imported, assemble
 from nnaccel_frontend_tf.errors import NeedSizes, Refused
 from nnaccel_frontend_tf.importer import Importer, ir_dtype
+from nnaccel_frontend_tf.operation import why_not
 from nnaccel_frontend_tf.runner import Runner, nothing, refusing
 from nnaccel_frontend_tf.trace import Flat, Static, Trace, flatten, trace
 
@@ -231,6 +232,8 @@ class State:
         for entry in list(self._entries.values()):
             if isinstance(entry, Entry):
                 found += [f"in TensorFlow: {r}" for r in entry.imported.reasons]
+        if why_not():
+            found.append(f"segments are tf.numpy_function, each variable costs some microseconds a call: {why_not()}")
         return list(dict.fromkeys(found))
 
     def report(self) -> dict[str, Any]:

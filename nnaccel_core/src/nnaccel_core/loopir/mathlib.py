@@ -166,7 +166,9 @@ static inline T nn_floormod_S(T a, T b) {
 static inline T nn_fmod_S(T a, T b) {
     D q = NN_FLOOR_F64((D)a / (D)b);
     T r = (T)((D)a - q * (D)b);
-    return b != b ? b : r;
+    r = r == 0 ? b * 0 : r;
+    r = b - b != 0 ? (a != 0 && (a < 0) != (b < 0) ? b : a) : r;
+    return a - a != 0 || b == 0 || b != b ? (a - a) / b : r;
 }"""),
     "nn_ipow": Helper("""
 static inline T nn_ipow_S(T a, T b) {

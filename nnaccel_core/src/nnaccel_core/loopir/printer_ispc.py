@@ -89,7 +89,10 @@ class IspcPrinter(Printer):
                 text += [_instance(mathlib.TYPED_HELPERS[name].text, dtype, q) for q in ("uniform", "varying")]
             elif name in _REDUCE:
                 nan = {"float32": "NN_NAN", "float64": "NN_NAN_F64"}.get(dtype, "0")
-                body = _REDUCE[name].replace("NAN_T", nan).replace("T", _TYPES[dtype])
+                body = _REDUCE[name].replace("NAN_T", nan)
+                if dtype in ("bool", "uint8", "int8", "int16"):  # ISPC has minima and maxima of wider integers only
+                    body = body.replace("reduce_max(x)", "reduce_max((int)x)").replace("reduce_min(x)", "reduce_min((int)x)")
+                body = body.replace("T", _TYPES[dtype])
                 text.append(f"\nstatic inline uniform {_TYPES[dtype]} {name}_{SUFFIX[dtype]}(varying {_TYPES[dtype]} x) {body}")
             elif name == "nn_pow":
                 text.append(_POWER)

@@ -24,6 +24,6 @@ from nnaccel_core.ops.registry import OpDef, Sample, all_ops, infer, lookup, reg
 
 __all__ = [
     "OpDef", "Sample", "all_ops", "binary", "conv", "conv_backward", "conv_transpose", "elementwise", "grid_sample", "indexing",
-    "infer", "integers", "lookup", "matmul", "max_positions", "norm", "norm_train", "pad", "pool", "recurrent", "reduce", "register",
-    "resize", "rewriter", "shape",
+    "infer", "integers", "lookup", "matmul", "max_positions", "norm", "norm_train", "pad", "pool", "recurrent", "reduce",
+    "register", "resize", "rewriter", "shape",
 ]  # fmt: skip

@@ -64,7 +64,7 @@ def _tiles(node: Node) -> bool:
     """Whether each output is made by one input: windows lie side by side."""
     a, window = node.attrs, node.inputs[1].shape[2:]
     plain = all(d == 1 for d in a["dilation"]) and not any(a["output_padding"]) and a["groups"] == 1
-    return plain and tuple(a["stride"]) == window and any(s > 1 for s in window) and node.inputs[1].type.is_static
+    return plain and tuple(a["stride"]) == window and any(s > 1 for s in a["stride"]) and node.inputs[1].type.is_static
 
 
 def _side_by_side(r: Rewriter, node: Node, inputs: Sequence[Value]) -> Value:

@@ -97,8 +97,8 @@ def repeated(r: Rewriter, x: Value, factors: Mapping[int, int], origin: str) -> 
 
 
 def _decompose(r: Rewriter, node: Node, inputs: Sequence[Value]) -> Sequence[Value]:
-    """One product with a small matrix per axis: exact for every mode, and what libraries are good at. Axes whose elements are just
-    repeated come last, as copies."""
+    """One product with a small matrix per axis: exact for every mode, and what libraries are good at. Axes whose elements are
+    just repeated come last, as copies."""
     (x,) = inputs
     shape = x.shape[2:]
     if not all(isinstance(d, int) for d in shape):

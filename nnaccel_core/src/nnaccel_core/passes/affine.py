@@ -108,7 +108,8 @@ class _Folder:
         r, (x, w, *bias) = self.r, layer.inputs
         shift = self.reshaped(c, (self._columns(layer),), origin)
         if c.single:  # shapes of biases are one number for each channel
-            shift = r.add("expand", [r.add("reshape", [shift], {"shape": (1,)})], {"shape": (self._columns(layer),)}, origin=origin)
+            one = r.add("reshape", [shift], {"shape": (1,)}, origin=origin)
+            shift = r.add("expand", [one], {"shape": (self._columns(layer),)}, origin=origin)
         if bias:
             shift = r.add("add", [bias[0], shift], origin=origin)
         return r.add(layer.op, [x, w, shift], layer.attrs, origin=layer.origin, name="shifted")

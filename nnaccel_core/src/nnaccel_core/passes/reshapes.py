@@ -27,8 +27,8 @@ def matching_axes(before: Sequence[Dim], after: Sequence[Dim]) -> list[tuple[lis
 
 
 def reshape_layouts(kind: TensorType, shape: Sequence[Dim]) -> tuple[Layout, Layout]:
-    """How the operand of a reshape has to lie, and its result then does: parts of the operand's axes stay in their order in memory
-    (channels innermost, say), so that the fewest elements move."""
+    """How the operand of a reshape has to lie, and its result then does: parts of the operand's axes stay in their order in
+    memory (channels innermost, say), so that the fewest elements move."""
     rank = len(shape)
     parts = matching_axes(kind.shape, shape)
     if kind.same_memory(identity(kind.rank)) or 0 in shape or not all(old and new for old, new in parts):

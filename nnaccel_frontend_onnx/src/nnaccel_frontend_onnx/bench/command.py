@@ -98,7 +98,7 @@ def table(records: Sequence[Record]) -> str:
         if found:
             mean = math.exp(sum(map(math.log, found)) / len(found))
             lines.append(f"\nover {p}: geometric mean {mean:.2f}, least {min(found):.2f}")
-    lines += [f"\nfailed: {r.impl} on {r.net}: {r.error}" for r in records if r.error]
+    lines += [f"\nfailed: {r.impl} on {r.net}: {' '.join(r.error.split())[:300]}" for r in records if r.error]
     return "\n".join(lines) + "\n"
 
 

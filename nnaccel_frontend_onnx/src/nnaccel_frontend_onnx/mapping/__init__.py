@@ -141,6 +141,7 @@ def names() -> list[str]:
 from nnaccel_frontend_onnx.mapping import (  # noqa: E402 - the modules register themselves in the table above
     activations,
     einsum,
+    gradient,
     indexing,
     layers,
     made,
@@ -156,7 +157,7 @@ from nnaccel_frontend_onnx.mapping import (  # noqa: E402 - the modules register
 from nnaccel_frontend_onnx.mapping.sizes import fold_sizes  # noqa: E402
 
 __all__ = [
-    "Call", "Handler", "Host", "Known", "TensorType", "activations", "einsum", "fold_sizes", "indexing", "layers", "lookup",
-    "made", "maps", "names", "needs_float", "norms", "pointwise", "pools", "positive", "quantized", "recurrent", "reductions",
-    "resize", "shapes",
+    "Call", "Handler", "Host", "Known", "TensorType", "activations", "einsum", "fold_sizes", "gradient", "indexing", "layers",
+    "lookup", "made", "maps", "names", "needs_float", "norms", "pointwise", "pools", "positive", "quantized", "recurrent",
+    "reductions", "resize", "shapes",
 ]  # fmt: skip

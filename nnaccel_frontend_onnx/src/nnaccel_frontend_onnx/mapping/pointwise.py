@@ -78,7 +78,16 @@ def divisor(n: Call, b: Value) -> Value:
 @maps("Div")
 def div(n: Call) -> Value:
     a, b = pair(n)
-    return n.emit("div", a, divisor(n, b))
+    b = divisor(n, b)
+    if a.type.is_float:
+        return n.emit("div", a, b)
+    if a.dtype == "uint8":
+        return n.emit("floor_div", a, b)
+    # Towards zero: one more than rounded down, where that is below.
+    rest, zero = n.emit("mod", a, b), n.number(0, a)
+    below = n.emit("bitwise_xor", n.emit("lt", a, zero), n.emit("lt", b, zero))
+    more = n.emit("bitwise_and", below, n.emit("ne", rest, zero))
+    return n.emit("add", n.emit("floor_div", a, b), n.c.cast(more, a.dtype))
 
 
 @maps("Mod")

@@ -1,6 +1,7 @@
-"""LSTM, GRU and RNN over a few steps, as the products and element-wise operators that each step takes.
+"""LSTM, GRU and RNN: over a few steps as the products and element-wise operators that each step takes.
 
-Long sequences, and those whose length is open, stay with onnx: a network grows with each step that is written out.
+A network grows with each step that is written out: long sequences, and those whose length is open, are one operator each
+(`nnaccel_core.ops.recurrent`), behind the product of all inputs. That has no gradient: in training these stay with onnx.
 """
 
 from __future__ import annotations
@@ -94,8 +95,9 @@ def _recurrent(n: Call, step: Step, gates: int, defaults: Sequence[str]) -> Resu
     if batch_first:
         x = n.transpose(x, (1, 0, 2))
     steps, batch, width = x.shape
-    if not isinstance(steps, int) or not 0 < steps <= UNROLL:
-        raise Unmapped(f"a sequence of {steps} steps; up to {UNROLL} are written out")
+    few = isinstance(steps, int) and 0 < steps <= UNROLL
+    if not few and n.c.mode.live:
+        raise Unmapped(f"a sequence of {steps} steps; up to {UNROLL} are written out for training")
     if n.has(4) or "clip" in n.attrs or n.attr("input_forget", 0):
         raise Unmapped("sequence_lens, clip, or input_forget")
     r_all = n.x(2)
@@ -112,13 +114,15 @@ def _recurrent(n: Call, step: Step, gates: int, defaults: Sequence[str]) -> Resu
     for k in range(count):
         d = _direction(n, k, gates * hidden, hidden, batch)
         d.f = [_ACTIVATIONS[a] for a in names[k * len(defaults) : (k + 1) * len(defaults)]]
-        bias = d.wb
-        if d.wb is not None and d.rb is not None and step is not _gru:
-            bias = n.emit("add", d.wb, d.rb)
+        bias = d.wb if few and step is _gru else _added(n, d, few)
         inputs = d.times(n.reshape(x, (steps * batch, width)), d.w, bias)
         inputs = n.reshape(inputs, (steps, batch, gates * hidden))
         outs: list[Value] = []
         backwards = reverse == "reverse" or k == 1
+        if not few:
+            sequences.append(n.reshape(_long(n, d, inputs, backwards), (steps, 1, batch, hidden)))
+            ends.append(d)
+            continue
         for t in reversed(range(steps)) if backwards else range(steps):
             step(d, n.reshape(cut(n, inputs, 0, t, t + 1), (batch, gates * hidden)))
             outs.append(n.reshape(d.h, (1, 1, batch, hidden)))
@@ -132,6 +136,39 @@ def _recurrent(n: Call, step: Step, gates: int, defaults: Sequence[str]) -> Resu
     if batch_first:
         y, last = n.transpose(y, (2, 0, 1, 3)), [n.transpose(v, (1, 0, 2)) for v in last]
     return [y, *last]
+
+
+def _added(n: Call, d: _Direction, few: bool) -> Value | None:
+    """The biases that do not depend on the state: both, but for what GRU's reset gate scales with ``linear_before_reset``."""
+    if d.wb is None or d.rb is None:
+        return d.wb
+    late = n.node.op_type == "GRU" and n.attr("linear_before_reset", 0)
+    if few or not late:
+        return n.emit("add", d.wb, d.rb)
+    gates = cut(n, d.rb, 0, 0, 2 * d.hidden), n.emit("expand", n.number(0, d.rb), shape=(d.hidden,))
+    return n.emit("add", d.wb, n.emit("concat", *gates, axis=0))
+
+
+def _long(n: Call, d: _Direction, inputs: Value, backwards: bool) -> Value:
+    """All steps of one direction as one operator; ``d`` then holds the last states.
+
+    Raises:
+        Unmapped: the operator lacks what this node does.
+    """
+    kind, given = n.node.op_type, list(d.f)
+    if d.p is not None or given not in {"LSTM": [["sigmoid", "tanh", "tanh"]], "GRU": [["sigmoid", "tanh"]]}.get(
+        kind, [["tanh"], ["relu"]]
+    ):
+        raise Unmapped(f"peepholes, or activations {given}, over more than {UNROLL} steps")
+    operands, attrs = [inputs, d.r, d.h], {"reverse": backwards}
+    if d.c is not None:
+        operands.append(d.c)
+    if kind == "GRU" and n.attr("linear_before_reset", 0):
+        zero = n.emit("expand", n.number(0, d.r), shape=(d.hidden,))
+        operands.append(zero if d.rb is None else d.gate(d.rb, 2))
+    y, d.h, *cell = n.c.emit_many(kind.lower(), operands, **attrs, **({"activation": given[0]} if kind == "RNN" else {}))
+    d.c = cell[0] if cell else None
+    return y
 
 
 def _direction(n: Call, k: int, rows: int, hidden: int, batch: Dim) -> _Direction:

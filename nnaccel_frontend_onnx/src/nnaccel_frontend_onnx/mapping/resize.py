@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nnaccel_core.ir import Value
+from nnaccel_core.ops.resize import repeats
 from nnaccel_frontend_onnx.errors import Unmapped
 from nnaccel_frontend_onnx.items import Array
 from nnaccel_frontend_onnx.mapping import Call, maps, needs_float, positive
@@ -101,10 +102,22 @@ def matrix(a: Axis, rule: Rule) -> Array:
     return m
 
 
+def _repeated(n: Call, x: Value, factors: dict[int, int]) -> Value:
+    """``x`` with each element repeated along the axes of ``factors``, that often."""
+    if not factors:
+        return x
+    axes = range(x.type.rank)
+    apart = [d for k in axes for d in ((x.shape[k], 1) if k in factors else (x.shape[k],))]
+    wide = [d for k in axes for d in ((x.shape[k], factors[k]) if k in factors else (x.shape[k],))]
+    out = n.emit("expand", n.reshape(x, apart), shape=tuple(wide))
+    return n.reshape(out, [x.shape[k] * factors.get(k, 1) for k in axes])
+
+
 def apply(n: Call, x: Value, axes: dict[int, Axis], rule: Rule) -> Value:
     """``x`` resized along ``axes``."""
     last = x.type.rank - 1
     outside: Value | None = None
+    factors: dict[int, int] = {}
     for axis, a in sorted(axes.items()):
         m = matrix(a, rule)
         if rule.coordinates == "tf_crop_and_resize":
@@ -112,12 +125,14 @@ def apply(n: Call, x: Value, axes: dict[int, Axis], rule: Rule) -> Value:
             if beyond.any():
                 flag = n.c.constant(beyond.reshape([a.out if k == axis else 1 for k in range(last + 1)]), "bool")
                 outside = flag if outside is None else n.emit("bitwise_or", outside, flag)
-        if m.shape[0] == m.shape[1] and np.array_equal(m, np.eye(len(m))):
+        if repeats(m):
+            factors[axis] = repeats(m)
             continue
         perm = [k for k in range(last + 1) if k != axis] + [axis]
         moved = n.transpose(x, perm)
         moved = n.emit("matmul", moved, n.c.constant(m.astype(x.dtype), x.dtype), transpose_b=True)
         x = n.transpose(moved, [perm.index(k) for k in range(last + 1)])
+    x = _repeated(n, x, {k: f for k, f in factors.items() if f > 1})
     return x if outside is None else n.emit("where", outside, n.number(rule.extrapolation, x), x)
 
 

@@ -40,6 +40,15 @@ class _Finder:
         array = found.attrs["value"]
         return float(array.reshape(-1)[0]) if array.size == 1 else None
 
+    def vector(self, v: Value) -> Value | None:
+        """``v``, or what it is a view of with axes of one element in front; None where that is no vector. Keras writes both."""
+        if v.type.rank == 1:
+            return v
+        view = self.node(v, "reshape")
+        if view is None or view.inputs[0].type.rank != 1 or v.shape[-1] != view.inputs[0].shape[0]:
+            return None
+        return view.inputs[0]
+
     def inverse(self, v: Value) -> tuple[Value, float] | None:
         """``rsqrt(var + eps)``."""
         root = self.node(v, "rsqrt")
@@ -47,9 +56,9 @@ class _Finder:
         if total is None:
             return None
         for var, eps in (total.inputs, total.inputs[::-1]):
-            number = self.number(eps)
-            if number is not None and var.type.rank == 1:
-                return var, number
+            number, flat = self.number(eps), self.vector(var)
+            if number is not None and flat is not None:
+                return flat, number
         return None
 
     def factor(self, v: Value) -> tuple[Value, float, Value | None] | None:
@@ -61,9 +70,9 @@ class _Finder:
         if product is None:
             return None
         for a, scale in (product.inputs, product.inputs[::-1]):
-            found = self.inverse(a)
-            if found is not None and scale.type.rank == 1:
-                return (*found, scale)
+            found, flat = self.inverse(a), self.vector(scale)
+            if found is not None and flat is not None:
+                return (*found, flat)
         return None
 
     def shift(self, v: Value, factor: Value) -> tuple[Value, Value | None] | None:
@@ -80,17 +89,18 @@ class _Finder:
         product = self.node(v, "mul")
         if product is None or factor not in product.inputs:
             return None
-        mean = product.inputs[0] if product.inputs[1] is factor else product.inputs[1]
-        return (mean, bias) if mean.type.rank == 1 else None
+        mean = self.vector(product.inputs[0] if product.inputs[1] is factor else product.inputs[1])
+        flat = self.vector(bias) if bias is not None else None
+        return None if mean is None or (bias is not None and flat is None) else (mean, flat)
 
     def norm(self, node: Node) -> _Norm | None:
         """What ``node``, an addition, adds up to."""
         for scaled, moved in (node.inputs, node.inputs[::-1]):
             product = self.node(scaled, "mul")
-            if product is None or moved.type.rank != 1:
+            if product is None:
                 continue
             for x, f in (product.inputs, product.inputs[::-1]):
-                found = self.factor(f) if x.type.rank >= 2 and f.type.rank == 1 else None
+                found = self.factor(f) if x.type.rank >= 2 and f.type.rank in (1, x.type.rank) else None
                 rest = self.shift(moved, f) if found is not None else None
                 if found is None or rest is None:
                     continue

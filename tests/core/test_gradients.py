@@ -15,8 +15,8 @@ from nnaccel_core.ops.registry import OpDef, Sample, all_ops, infer, lookup, rew
 
 Array = np.ndarray[Any, Any]
 
-#: Float ops on which no gradient is defined.
-WITHOUT = {"constant", "stop_gradient"}
+#: Float ops on which no gradient is defined: recurrent layers are trained step by step, or in the framework.
+WITHOUT = {"constant", "stop_gradient", "lstm", "gru", "rnn"}
 
 
 def reverse(r: Rewriter, node: Node, grads: Sequence[Value | None]) -> list[Value | None]:

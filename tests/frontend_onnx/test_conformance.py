@@ -48,14 +48,14 @@ def test_all_on_the_references():
     assert sum(o.ending == "compiled" for o in found) >= 1412
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_all_on_the_interpreter():
     """Some minutes: loops run in Python."""
     found = outcomes(all_cases(), "interp")
     assert not [f"{o.name}: {o.why}" for o in found if o.ending == "failed" and o.name not in KNOWN]
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.skipif(not has_x86(), reason="no x86 backend here")
 def test_all_on_x86():
     """Some minutes where no kernel is in the cache; most of them go into compiling 2,700 kernels."""

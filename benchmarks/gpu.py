@@ -70,10 +70,9 @@ def sides(net: Any, x: Any, names: list[str], slicing: bool | int) -> dict[str, 
 
     found: dict[str, Callable[[Any], Any]] = {}
     for name in names:
-        started = time.perf_counter()
         if name == "nnaccel":
             turns.wait()
-            started = time.perf_counter()
+        started = time.perf_counter()
         mine = copy.deepcopy(net)
         if name == "nnaccel":
             fast = nnaccel.optimize(mine, device="cuda", slicing=slicing)
@@ -407,14 +406,7 @@ def main() -> None:
             list(pool.map(lambda name: subprocess.run([*command(name), "--prewarm", "1"], **quiet), given.nets))
         print(f"Inductor's cache is filled after {time.perf_counter() - started:.0f} s", flush=True)
     rows = [(n, b) for b in given.batches for n in given.nets]
-    for k in range(0, len(rows), given.together):
-        if time.perf_counter() - started > given.seconds:
-            print("out of time before", *rows[k])
-            break
-        part = rows[k : k + given.together]
-        for row, status in zip(part, turns.take_turns([command(*row) for row in part]), strict=True):
-            if status:
-                print(*row, "failed with status", status, flush=True)
+    turns.run_rows(rows, command, given.together, started + given.seconds)
     if (given.out / "gpu.jsonl").exists():
         (given.out / "gpu.md").write_text(table(given.out))
         print(table(given.out))

@@ -264,15 +264,8 @@ def main() -> None:
             quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "check": False}
             list(pool.map(lambda row: subprocess.run([*command(*row), "--prewarm", "1"], **quiet), rows))
         print(f"Inductor's cache is filled after {time.perf_counter() - started:.0f} s", flush=True)
-    for k in range(0, len(rows), given.together):
-        if time.perf_counter() - started > given.seconds:
-            print("out of time before", *rows[k])
-            break
-        part = rows[k : k + given.together]
-        statuses = turns.take_turns([[*command(*row), *(["--profile"] if given.profile else [])] for row in part])
-        for row, status in zip(part, statuses, strict=True):
-            if status:
-                print(*row, "failed with status", status, flush=True)
+    more = ["--profile"] if given.profile else []
+    turns.run_rows(rows, lambda *row: [*command(*row), *more], given.together, started + given.seconds)
     if (given.out / "gpu_train.jsonl").exists():
         (given.out / "gpu_train.md").write_text(table(given.out))
         print(table(given.out))

@@ -10,7 +10,8 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 
 READY = "ready for its turn"
 
@@ -53,3 +54,15 @@ def take_turns(commands: Sequence[Sequence[str]]) -> list[int]:
             out, _ = p.communicate("go\n")
             print(out, end="", flush=True)
     return [p.wait() for p in started]
+
+
+def run_rows(rows: Sequence[tuple[str, int]], command: Callable[[str, int], Sequence[str]], together: int, until: float) -> None:
+    """Run ``command(network, batch)`` for each of ``rows``, so many together, starting none after ``until`` (perf_counter)."""
+    for k in range(0, len(rows), together):
+        if time.perf_counter() > until:
+            print("out of time before", *rows[k])
+            break
+        part = rows[k : k + together]
+        for row, status in zip(part, take_turns([command(*row) for row in part]), strict=True):
+            if status:
+                print(*row, "failed with status", status, flush=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from nnaccel_core.ir import Dim, Graph, Node, Rewriter, Value
 from nnaccel_core.ops.registry import rewriter
-from nnaccel_core.passes.fold import parameter_values
+from nnaccel_core.passes.fold import factor_shape, parameter_values
 
 #: Layers whose results have channels as axis 1.
 CONVOLUTIONS = frozenset({"conv", "conv_transpose"})
@@ -93,13 +93,7 @@ class _Folder:
 
     def _scaled(self, layer: Node, c: _Channels, origin: str) -> Value:
         r, (x, w, *bias) = self.r, layer.inputs
-        if layer.op == "conv":
-            shape: tuple[Dim, ...] = (w.shape[0], *([1] * (w.type.rank - 1)))
-        elif layer.op == "conv_transpose":
-            shape = (1, w.shape[1], *([1] * (w.type.rank - 2)))
-        else:
-            shape = (w.shape[0], 1) if layer.attrs.get("transpose_b", False) else (1, w.shape[1])
-        weights = r.add("mul", [w, self.reshaped(c, shape, origin)], origin=origin, name=f"{w.name}_scaled")
+        weights = r.add("mul", [w, self.reshaped(c, factor_shape(layer), origin)], origin=origin, name=f"{w.name}_scaled")
         # A bias is one number for each channel (`_plain_bias`).
         new = [r.add("mul", [b, self.reshaped(c, (*([1] * (b.type.rank - 1)), self._columns(layer)), origin)]) for b in bias]
         return r.add(layer.op, [x, weights, *new], layer.attrs, origin=layer.origin, name="scaled")

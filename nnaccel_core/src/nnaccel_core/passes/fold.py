@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nnaccel_core.ir import Graph, Node, Rewriter, Value
+from nnaccel_core.ir import Dim, Graph, Node, Rewriter, Value
 from nnaccel_core.ops.reduce import batch_norm_affine
 from nnaccel_core.ops.registry import lookup, rewriter
 
@@ -21,20 +21,25 @@ def parameter_values(graph: Graph) -> set[Value]:
     return known
 
 
+def factor_shape(layer: Node) -> tuple[Dim, ...]:
+    """The shape under which a number for each output channel multiplies the weights of ``layer``: a conv, a conv_transpose
+    without groups, or a matmul by a matrix."""
+    w = layer.inputs[1]
+    last = layer.op == "conv_transpose" or (layer.op == "matmul" and not layer.attrs.get("transpose_b", False))
+    ones = [1] * (w.type.rank - 2)
+    return (1, w.shape[1], *ones) if last else (w.shape[0], 1, *ones)
+
+
 def _scaled(r: Rewriter, producer: Node, factor: Value, shift: Value, fixed: set[Value], origin: str) -> Value | None:
     """``producer``'s result times ``factor`` plus ``shift`` per channel, as one layer; None when it cannot take them."""
     weight = producer.inputs[1]
     if weight not in fixed:
         return None
-    if producer.op == "conv":
-        shape = (weight.shape[0], *([1] * (weight.type.rank - 1)))
-    elif producer.op == "conv_transpose" and producer.attrs["groups"] == 1:
-        shape = (1, weight.shape[1], *([1] * (weight.type.rank - 2)))
-    elif producer.op == "matmul" and producer.attrs.get("transpose_b", False) and weight.type.rank == 2:
-        shape = (weight.shape[0], 1)
-    else:
+    if producer.op == "conv_transpose" and producer.attrs["groups"] != 1:
         return None
-    column = r.add("reshape", [factor], {"shape": shape}, origin=origin)
+    if producer.op == "matmul" and not (producer.attrs.get("transpose_b", False) and weight.type.rank == 2):
+        return None
+    column = r.add("reshape", [factor], {"shape": factor_shape(producer)}, origin=origin)
     new_weight = r.add("mul", [weight, column], origin=origin, name=f"{weight.name}_folded")
     bias = shift
     if len(producer.inputs) == 3:

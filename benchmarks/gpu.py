@@ -46,11 +46,24 @@ ALONE = 3
 
 
 def make(name: str) -> Any:
-    """The network of torchvision, in evaluation mode, with batch-norm statistics as a trained network's might be."""
+    """The network of torchvision, in evaluation mode, with batch-norm statistics as a trained network's might be; or "bert",
+    BERT-base of transformers."""
     import torch
     import torchvision
 
     torch.manual_seed(0)
+    if name == "bert":
+        from transformers import BertConfig, BertModel
+
+        class LastState(torch.nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.bert = BertModel(BertConfig(), add_pooling_layer=False)
+
+            def forward(self, tokens: Any) -> Any:
+                return self.bert(tokens).last_hidden_state
+
+        return LastState().eval()
     kwargs = {"init_weights": True} if name == "inception_v3" else {}
     net = getattr(torchvision.models, name)(weights=None, **kwargs).eval()
     if name == "inception_v3":
@@ -60,6 +73,28 @@ def make(name: str) -> Any:
             m.running_mean.normal_(0, 0.1)
             m.running_var.uniform_(0.5, 1.5)
     return net
+
+
+def draw(name: str, batch: int, dtype: str) -> Any:
+    """An input on the GPU: an image of ``dtype`` for each of ``batch`` samples, or 128 tokens."""
+    import torch
+
+    if name == "bert":
+        return torch.randint(0, 30000, (batch, 128), device="cuda")
+    size = 299 if name == "inception_v3" else 224
+    return torch.randn(batch, 3, size, size, device="cuda").to(getattr(torch, dtype))
+
+
+def exact(x: Any) -> Any:
+    """``x`` in float64 where it is floating-point."""
+    return x.double() if x.is_floating_point() else x
+
+
+def last_channels(x: Any) -> Any:
+    """Images channels-last; others as they are."""
+    import torch
+
+    return x.to(memory_format=torch.channels_last) if x.dim() == 4 else x
 
 
 def sides(net: Any, x: Any, names: list[str], slicing: bool | int) -> dict[str, Callable[[Any], Any]]:
@@ -82,7 +117,7 @@ def sides(net: Any, x: Any, names: list[str], slicing: bool | int) -> dict[str, 
             run = found[name] = mine
         elif name == "last":
             last = mine.to(memory_format=torch.channels_last)
-            run = found[name] = lambda t, last=last: last(t.to(memory_format=torch.channels_last))
+            run = found[name] = lambda t, last=last: last(last_channels(t))
         elif name == "graphed":
             run = found[name] = graphed(mine.to(memory_format=torch.channels_last), x)
         else:
@@ -103,7 +138,7 @@ def graphed(net: Any, x: Any) -> Callable[[Any], Any]:
     """A CUDA graph of the channels-last network with its input copied in and its result copied out."""
     import torch
 
-    static = x.to(memory_format=torch.channels_last).clone(memory_format=torch.channels_last)
+    static = last_channels(x).clone(memory_format=torch.preserve_format)
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -177,11 +212,10 @@ def prewarm(name: str, batches: list[int], dtype: str) -> None:
     import torch
 
     settings()
-    size = 299 if name == "inception_v3" else 224
     for batch in batches:
         torch._dynamo.reset()
-        x = torch.randn(batch, 3, size, size, device="cuda", dtype=getattr(torch, dtype))
-        net = make(name).cuda().to(x.dtype).to(memory_format=torch.channels_last)
+        x = draw(name, batch, dtype)
+        net = make(name).cuda().to(getattr(torch, dtype)).to(memory_format=torch.channels_last)
         torch.compile(net, mode="reduce-overhead")(x)
         torch.cuda.synchronize()
 
@@ -193,9 +227,7 @@ def alone(name: str, batch: int, dtype: str, slicing: bool | int) -> None:
     import nnaccel
 
     settings()
-    kind = getattr(torch, dtype)
-    size = 299 if name == "inception_v3" else 224
-    net, x = make(name).cuda().to(kind), torch.randn(batch, 3, size, size, device="cuda", dtype=kind)
+    net, x = make(name).cuda().to(getattr(torch, dtype)), draw(name, batch, dtype)
     want = net(x).double()
     torch.cuda.synchronize()
     fast = nnaccel.optimize(net, device="cuda", slicing=slicing)
@@ -218,9 +250,7 @@ def first(name: str, batch: int, dtype: str, slicing: bool | int) -> None:
     import nnaccel
 
     settings()
-    kind = getattr(torch, dtype)
-    size = 299 if name == "inception_v3" else 224
-    net, x = make(name).cuda().to(kind), torch.randn(batch, 3, size, size, device="cuda", dtype=kind)
+    net, x = make(name).cuda().to(getattr(torch, dtype)), draw(name, batch, dtype)
     cupy.cuda.Device(0).synchronize()
     cudnn.backend_version()
     net(x)  # torch's own start, cuBLAS and cuDNN among it
@@ -241,12 +271,10 @@ def one(name: str, batch: int, dtype: str, names: list[str], slicing: bool | int
 
     settings()
     torch._dynamo.reset()
-    size = 299 if name == "inception_v3" else 224
-    net = make(name).cuda()
-    x = torch.randn(batch, 3, size, size, device="cuda")
-    want = torch.cat([copy.deepcopy(net).double()(x[i : i + 8].double()) for i in range(0, min(batch, 16), 8)])
+    net, x = make(name).cuda(), draw(name, batch, "float32")
+    want = torch.cat([copy.deepcopy(net).double()(exact(x[i : i + 8])) for i in range(0, min(batch, 16), 8)])
     kind = getattr(torch, dtype)
-    net, x = net.to(kind), x.to(kind)
+    net, x = net.to(kind), x.to(kind) if x.is_floating_point() else x
     torch.cuda.empty_cache()
     found = sides(net, x, names, slicing)
     if "nnaccel" not in names:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from backend_cuda import fake
+from nnaccel_backend_cuda import attention
 from nnaccel_core.ops.registry import lookup
 
 
@@ -17,18 +18,19 @@ def cudnn(device: fake.Device, refuses: tuple[str, ...] = ()) -> Any:
     """The module. ``refuses``: operations that no plan has."""
 
     class Tensor:
-        def __init__(self, graph: Any, dim: Any = None, stride: Any = None) -> None:
-            self.graph, self.dim, self.stride, self.uid = graph, dim, stride, -1
+        def __init__(self, graph: Any, dim: Any = None, stride: Any = None, kind: Any = "float32") -> None:
+            self.graph, self.dim, self.stride, self.uid, self.kind = graph, dim, stride, -1, kind
 
         def set_uid(self, uid: int) -> Tensor:
             self.uid = uid
-            self.graph.operands[uid] = (self.dim, self.stride)
+            self.graph.operands[uid] = (self.dim, self.stride, self.kind)
             return self
 
         def set_output(self, on: bool) -> Tensor:
             return self
 
         def set_data_type(self, kind: Any) -> Tensor:
+            self.kind = kind
             return self
 
         def set_dim(self, dim: Any) -> Tensor:
@@ -46,7 +48,7 @@ def cudnn(device: fake.Device, refuses: tuple[str, ...] = ()) -> Any:
             self.result = 4
 
         def tensor(self, name: str, dim: Any, stride: Any, data_type: Any) -> Tensor:
-            return Tensor(self, dim, stride)
+            return Tensor(self, dim, stride, data_type)
 
         def conv_fprop(self, image: Tensor, weight: Tensor, **given: Any) -> Tensor:
             return self._conv("conv", 4, given)
@@ -80,6 +82,18 @@ def cudnn(device: fake.Device, refuses: tuple[str, ...] = ()) -> Any:
         def _step(self, name: str) -> Tensor:
             self.steps.append([name, {}])
             return Tensor(self)
+
+        def sdpa(self, name: str, q: Tensor, k: Tensor, v: Tensor, generate_stats: bool, **given: Any) -> tuple[Any, Any]:
+            self._attention("sdpa", given)
+            return Tensor(self), Tensor(self) if generate_stats else None
+
+        def sdpa_backward(self, name: str, **given: Any) -> tuple[Any, ...]:
+            assert given["use_deterministic_algorithm"]
+            self._attention("sdpa_backward", given)
+            return Tensor(self), Tensor(self), Tensor(self)
+
+        def _attention(self, op: str, given: dict[str, Any]) -> None:
+            self.steps.append([op, {"scale": given["attn_scale"], "causal": given["use_causal_mask"]}])
 
         def validate(self) -> None:
             pass
@@ -124,12 +138,19 @@ def cudnn(device: fake.Device, refuses: tuple[str, ...] = ()) -> Any:
         def execute(self, pack: Mapping[int, int], workspace: int, handle: Any) -> None:
             assert workspace % 256 == 0
             arrays = {}
-            for uid, (dim, stride) in self.operands.items():
-                arrays[uid] = fake.view(pack[uid], tuple(dim), tuple(stride), np.dtype(np.float32))
+            for uid, (dim, stride, kind) in self.operands.items():
+                arrays[uid] = fake.view(pack[uid], tuple(dim), tuple(stride), np.dtype(kind))
 
             def run() -> None:
                 residual = 5
                 for name, attrs in self.steps:
+                    if name.startswith("sdpa"):
+                        given, results = attention.SIDES[name]
+                        operands = [arrays[u] for u in (*given, attention.MASK) if u in arrays]
+                        for uid, array in zip(results, lookup(name).ref(operands, attrs), strict=True):
+                            if uid in arrays:
+                                arrays[uid][...] = array
+                        return
                     if name.startswith("conv"):
                         x, w = arrays[1], arrays[2]
                         attrs = {**attrs, "groups": x.shape[1] // w.shape[1]}

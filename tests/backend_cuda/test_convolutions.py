@@ -11,7 +11,7 @@ import pytest
 from backend_cuda import fake_cudnn
 from backend_cuda.test_executable import Gpu, gpu, tensors_of
 from dfp.helpers import Net
-from nnaccel_backend_cuda import convolutions, executable, tuning
+from nnaccel_backend_cuda import convolutions, cudnn_graphs, executable, tuning
 from nnaccel_core.driver.segment import CompiledSegment
 from nnaccel_core.ir import Graph
 from nnaccel_core.options import Options
@@ -31,7 +31,7 @@ def use(gpu: Gpu, monkeypatch: pytest.MonkeyPatch, refuses: tuple[str, ...] = ()
     from nnaccel_backend_cuda import probe
 
     module = fake_cudnn.cudnn(gpu.device, refuses)
-    for target in (convolutions, tuning, executable):
+    for target in (cudnn_graphs, tuning, executable):
         monkeypatch.setattr(target, "frontend", lambda: module)
     monkeypatch.setattr(tuning, "cupy", probe.cupy)
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from backend_cuda import fake
-from nnaccel_backend_cuda import convolutions, doctor, nvrtc, probe, products
+from nnaccel_backend_cuda import cudnn_graphs, doctor, nvrtc, probe, products
 from nnaccel_backend_cuda.backend import CudaBackend
 from nnaccel_core.errors import DeviceError, ToolchainError
 from nnaccel_core.hooks.manager import Manager
@@ -108,10 +108,10 @@ def test_missing_libraries_say_what_to_install(monkeypatch: pytest.MonkeyPatch) 
     products.library.cache_clear()
     with pytest.raises(ToolchainError, match="pip install nvidia-cublas"):
         products.library()
-    monkeypatch.setattr(convolutions, "_module", None)
+    monkeypatch.setattr(cudnn_graphs, "_module", None)
     monkeypatch.setitem(sys.modules, "cudnn", None)
     with pytest.raises(ToolchainError, match="pip install nvidia-cudnn-frontend"):
-        convolutions.frontend()
+        cudnn_graphs.frontend()
     lines = {d.what: d for d in doctor.diagnose()}
     for what in ("NVRTC", "cuDNN", "cuBLASLt"):
         assert not lines[what].ok and "pip install" in lines[what].fix

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from core.test_ops import in_half, make_node
 from nnaccel_core.errors import UnsupportedError
 from nnaccel_core.interp import run_graph
 from nnaccel_core.ir import Graph, Node, Rewriter, TensorType, Value, sym
@@ -84,6 +85,17 @@ def differentiable(op: OpDef, sample: Sample) -> bool:
 CASES = [
     pytest.param(op, s, id=f"{op.name}-{i}") for op in all_ops() for i, s in enumerate(op.samples()) if differentiable(op, s)
 ]
+
+
+@pytest.mark.parametrize(("op", "sample"), CASES)
+def test_gradients_of_half_precision_are_of_it(op: OpDef, sample: Sample) -> None:
+    """Sums inside may be in float32."""
+    node = in_half(make_node(op, sample), "bfloat16")
+    grads = [Value(v.type, f"g{i}") if v.type.is_float else None for i, v in enumerate(node.outputs)]
+    r = rewriter(Graph((*node.inputs, *(g for g in grads if g is not None)), (), (node,), node.outputs))
+    r.emit(node)
+    for v, g in zip(node.inputs, reverse(r, node, grads), strict=True):
+        assert g is None or (g.shape == v.shape and g.dtype == v.dtype)
 
 
 @pytest.mark.parametrize(("op", "sample"), CASES)

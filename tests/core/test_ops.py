@@ -54,6 +54,40 @@ def test_decompositions_agree_with_the_reference(op, sample):
             np.testing.assert_allclose(a, want, rtol=1e-4, atol=1e-4)
 
 
+HALVES = [c for c in CASES if c.values[0].decompositions and c.values[1].inputs[0].dtype == np.float32]
+
+
+def in_half(node: Node, dtype: str) -> Node:
+    """``node`` on operands of ``dtype`` instead of float32."""
+
+    def narrowed(v: Value) -> Value:
+        return Value(TensorType(v.shape, dtype), v.name) if v.dtype == "float32" else v
+
+    kept = 4 if node.op == "sdpa_backward" else None  # the log-sum-exp
+    inputs = [v if i == kept else narrowed(v) for i, v in enumerate(node.inputs)]
+    kinds = infer(node.op, [v.type for v in inputs], node.attrs)
+    return Node(node.op, inputs, [Value(t, v.name) for t, v in zip(kinds, node.outputs, strict=True)], node.attrs, "half")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize(("op", "sample"), HALVES)
+def test_decompositions_in_half_precision(op, sample, dtype):
+    """They keep their results' types; numbers are those of float64, rounded once or a few times (numpy has no bfloat16)."""
+    node = in_half(make_node(op, sample), dtype)
+    for way in op.decompositions.values():
+        r = rewriter(make_graph(node))
+        made = way(r, node, node.inputs)
+        assert [v.type for v in made] == [v.type for v in node.outputs]
+        for old, new in zip(node.outputs, made, strict=True):
+            r.alias(old, new)
+        graph = r.finish()
+        if dtype == "float16":
+            given = [a.astype(np.float16) if v.dtype == "float16" else a for a, v in zip(sample.inputs, node.inputs, strict=True)]
+            want = op.ref([a.astype(np.float64) if a.dtype == np.float16 else a for a in given], sample.attrs)
+            for a, b in zip(run_graph(graph, given, {}), want, strict=True):
+                np.testing.assert_allclose(a.astype(np.float64), b, rtol=1e-2, atol=1e-2)
+
+
 def test_all_ops_but_internal_ones_have_samples():
     without = {op.name for op in all_ops() if not list(op.samples())}
     assert without == {"constant", "pack"}

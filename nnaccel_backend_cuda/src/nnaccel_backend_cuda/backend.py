@@ -18,8 +18,8 @@ from nnaccel_core.plan import Plan
 from nnaccel_core.select.candidate import Candidate, Pack
 
 if TYPE_CHECKING:
-    from nnaccel_backend_cuda.convolutions import ConvSpec
-    from nnaccel_backend_cuda.convolutions import Plan as ConvPlan
+    from nnaccel_backend_cuda.cudnn_graphs import Plan as GraphPlan
+    from nnaccel_backend_cuda.cudnn_graphs import Spec
     from nnaccel_backend_cuda.executable import CudaExecutable
     from nnaccel_backend_cuda.kernels import KernelLoader
     from nnaccel_backend_cuda.tuning import Tuner
@@ -128,14 +128,14 @@ class CudaBackend(Backend):
         assert self._tuner is not None
         return self._tuner.handle
 
-    def prepare_plans(self, specs: Sequence[ConvSpec]) -> None:
+    def prepare_plans(self, specs: Sequence[Spec]) -> None:
         """Find the plans of ``specs`` together."""
         if specs:
             tuner = self.tuner()
             assert tuner is not None  # candidates came from it
             tuner.plans(specs)
 
-    def conv_plan(self, spec: ConvSpec) -> ConvPlan | str:
+    def graph_plan(self, spec: Spec) -> GraphPlan | str:
         """The plan of ``spec``, or why there is none."""
         tuner = self.tuner()
         return tuner.plans([spec])[0] if tuner is not None else self._tuner_problem
@@ -166,8 +166,13 @@ class CudaBackend(Backend):
             return ()
         from nnaccel_backend_cuda.candidates import Proposer
 
-        wanted = any(n.op.startswith("conv") for n in graph.nodes)
+        wanted = any(n.op.startswith(("conv", "sdpa")) for n in graph.nodes)
         return Proposer(graph, env, self.machine, options, self.tuner() if wanted else None, only).propose()
+
+    def whole(self, node: Node) -> bool:
+        from nnaccel_backend_cuda.attention import SIDES, usable
+
+        return node.op in SIDES and usable(node, self.machine.isa) and self.tuner() is not None
 
     def choices_key(self) -> str:
         """Candidates depend on the libraries' versions, or on there being none, and on how long they were tuned."""

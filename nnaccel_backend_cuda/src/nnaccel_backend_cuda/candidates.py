@@ -1,4 +1,4 @@
-"""What the libraries can run of a graph: convolutions and products, each with its epilogue, and gradients of convolutions."""
+"""What the libraries can run of a graph: convolutions and products with epilogues, gradients of convolutions, attention."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from nnaccel_backend_cuda.convolutions import BIAS, RESIDUAL, ConvSpec, Operand, Plan, W, X, Y
+from nnaccel_backend_cuda import attention
+from nnaccel_backend_cuda.convolutions import BIAS, RESIDUAL, ConvSpec, W, X, Y
+from nnaccel_backend_cuda.cudnn_graphs import GraphCall, Operand, Plan
 from nnaccel_backend_cuda.products import ProductSpec
 from nnaccel_backend_cuda.stem_candidates import START, StemProposer
 from nnaccel_backend_cuda.tuning import Tuner
@@ -30,15 +32,6 @@ TENSOR_CORES = {"float32": 6.0, "float16": 12.0, "bfloat16": 12.0}
 
 #: Operators that are gradients of a convolution: what they compute, and the names of their operands and result.
 _GRADIENTS = {"conv_backward_data": (X, (Y, W, X)), "conv_backward_weights": (W, (Y, X, W))}
-
-
-@dataclass(frozen=True)
-class ConvCall:
-    """``Candidate.impl`` of a convolution: ``uids`` of the candidate's inputs, in order. ``plan`` is found when it is built."""
-
-    spec: ConvSpec
-    uids: tuple[int, ...]
-    output: int = Y
 
 
 @dataclass(frozen=True)
@@ -133,6 +126,8 @@ class Proposer:
             if node.op in _GRADIENTS and self.tuner is not None:
                 if (self.only is None or frozenset((node,)) in self.only) and (spec := self._gradient_spec(node)):
                     drafts.append(Draft(node, Chain((), node.output, (), ()), spec))
+            elif node.op in attention.SIDES and self.tuner is not None:
+                found += attention.propose(self, node, self.tuner)
             elif node.op == "conv" and self.tuner is not None:
                 wanted = [c for c in self._chains(node) if self.only is None or frozenset((node, *c.nodes)) in self.only]
                 drafts += [Draft(node, chain, spec) for chain in wanted if (spec := self._conv_spec(node, chain))]
@@ -252,14 +247,14 @@ class Proposer:
 
     def _conv(self, node: Node, chain: Chain, spec: ConvSpec, plan: Plan) -> Candidate:
         if node.op in _GRADIENTS:
-            result, names = _GRADIENTS[node.op]
+            _, names = _GRADIENTS[node.op]
             return Candidate(
                 nodes=(node,),
                 inputs=node.inputs,
                 outputs=(node.output,),
                 seconds=plan.seconds + START,
                 reason=f"cuDNN {node.op} ({plan.name})",
-                impl=ConvCall(spec, names[:2], result),
+                impl=GraphCall(spec, names),
                 proposer="cuda",
             )
         uids = (X, W, *((BIAS,) if spec.bias else ()), *(RESIDUAL + i for i in range(len(chain.residuals))))
@@ -273,7 +268,7 @@ class Proposer:
             outputs=(chain.output,),
             seconds=plan.seconds + START * (2 if chain.residuals else 1),  # see `CudaBackend.fence`
             reason=f"cuDNN {fused} ({plan.name})",
-            impl=ConvCall(spec, uids),
+            impl=GraphCall(spec, (*uids, Y)),
             proposer="cuda",
             packs=() if weights.same_memory(channels_last(weights.rank)) else (pack,),
         )
@@ -338,4 +333,4 @@ def packed_bytes(array: np.ndarray[Any, Any], dtype: str) -> np.ndarray[Any, Any
     return physical(TensorType(array.shape, dtype, channels_last(array.ndim)), array).reshape(-1).view(np.uint8)
 
 
-__all__ = ["CHANNELS_LAST", "ConvCall", "ProductCall", "Proposer", "packed_bytes"]
+__all__ = ["CHANNELS_LAST", "ProductCall", "Proposer", "packed_bytes"]

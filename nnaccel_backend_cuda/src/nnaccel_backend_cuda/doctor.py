@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from nnaccel_backend_cuda import convolutions, nvrtc, probe, products
+from nnaccel_backend_cuda import cudnn_graphs, nvrtc, probe, products
 from nnaccel_core.api import Diagnosis
 from nnaccel_core.errors import ToolchainError
 
@@ -45,9 +45,9 @@ def _nvrtc() -> Diagnosis:
 
 def _cudnn() -> Diagnosis:
     try:
-        return Diagnosis("cuDNN", True, f"{convolutions.version()} (backend, frontend)")
+        return Diagnosis("cuDNN", True, f"{cudnn_graphs.version()} (backend, frontend)")
     except ToolchainError as e:
-        return Diagnosis("cuDNN", False, f"{e}; without it convolutions run on generated kernels, slowly", convolutions.INSTALL)
+        return Diagnosis("cuDNN", False, f"{e}; without it convolutions run on generated kernels, slowly", cudnn_graphs.INSTALL)
 
 
 def _cublas() -> Diagnosis:

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nnaccel_backend_cuda.candidates import ConvCall, ProductCall
-from nnaccel_backend_cuda.convolutions import Plan as ConvPlan
-from nnaccel_backend_cuda.convolutions import frontend
+from nnaccel_backend_cuda.candidates import ProductCall
+from nnaccel_backend_cuda.cudnn_graphs import GraphCall, frontend
+from nnaccel_backend_cuda.cudnn_graphs import Plan as GraphPlan
 from nnaccel_backend_cuda.cut import copying_bytes, cut, dear
 from nnaccel_backend_cuda.memory import ALIGNMENT, CudaMemory, Scratch, logical, physical
 from nnaccel_backend_cuda.mobile import Mobile
@@ -137,7 +137,7 @@ class CudaExecutable(Executable):
         kernels = [(s.source, _is_wide(s)) for s in self.plan.steps if isinstance(s, KernelStep) and s.tasks]
         loaded = self._backend.kernels.load(kernels) if kernels else []
         functions = dict(zip(((id(k), wide) for k, wide in kernels), loaded, strict=True))
-        self._backend.prepare_plans([s.candidate.impl.spec for s in self.plan.steps if _is_conv(s)])  # type: ignore[union-attr]
+        self._backend.prepare_plans([s.candidate.impl.spec for s in self.plan.steps if _is_graph(s)])  # type: ignore[union-attr]
         found: list[Launch] = []
         for s in self.plan.steps:
             if isinstance(s, KernelStep):
@@ -170,21 +170,21 @@ class CudaExecutable(Executable):
             if ref.strides is not None and ref.strides != ref.type.strides():
                 raise NnaccelError(f"{s.origin}: {s.candidate.reason} got a strided operand, which it does not take")
         places = tuple((b.space, b.index, b.offset) for b in refs)
-        if isinstance(impl, ConvCall):
-            plan = self._backend.conv_plan(impl.spec)
-            if not isinstance(plan, ConvPlan):
+        if isinstance(impl, GraphCall):
+            plan = self._backend.graph_plan(impl.spec)
+            if not isinstance(plan, GraphPlan):
                 raise NnaccelError(f"{s.origin}: cuDNN refused {s.candidate.reason}: {plan}")
             self._workspace = max(self._workspace, plan.workspace)
-            uids = (*impl.uids, impl.output)
+            uids = impl.uids
             handle = self._backend.cudnn_handle()
-            fence = self._backend.fence() if impl.spec.residuals else None
+            fence = self._backend.fence() if impl.spec.fenced else None
 
-            def convolve(spaces: Spaces, workspace: int, stream: int) -> None:
+            def run_graph(spaces: Spaces, workspace: int, stream: int) -> None:
                 if fence is not None:
                     fence((), stream)
                 plan.run({u: spaces[p][i] + o for u, (p, i, o) in zip(uids, places, strict=True)}, workspace, handle)
 
-            return convolve
+            return run_graph
         if isinstance(impl, ProductCall):
             product = Product(impl.spec, self.index)
             self._workspace = max(self._workspace, product.workspace)
@@ -462,8 +462,8 @@ def _nothing(spaces: Spaces, workspace: int, stream: int) -> None:
     pass
 
 
-def _is_conv(s: object) -> bool:
-    return isinstance(s, LibraryStep) and isinstance(s.candidate.impl, ConvCall)
+def _is_graph(s: object) -> bool:
+    return isinstance(s, LibraryStep) and isinstance(s.candidate.impl, GraphCall)
 
 
 def _is_wide(s: KernelStep) -> bool:

@@ -19,24 +19,12 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from nnaccel_backend_cuda.convolutions import (
-    ConvSpec,
-    Operand,
-    Plan,
-    build_graph,
-    frontend,
-    operands,
-    plan_modes,
-    restrict,
-    short,
-    version,
-)
+from nnaccel_backend_cuda.cudnn_graphs import Plan, Spec, build_graph, frontend, short, version
 from nnaccel_backend_cuda.memory import ALIGNMENT, is_out_of_memory
 from nnaccel_backend_cuda.probe import cupy
 from nnaccel_core import debug
 from nnaccel_core.api import Machine
 from nnaccel_core.cache import DiskCache, make_key
-from nnaccel_core.ir.types import ITEMSIZE
 from nnaccel_core.progress import Progress
 
 #: Bump when a specification comes to mean another graph.
@@ -89,7 +77,7 @@ class _Room:
 class _Draft:
     """A graph while its plans are tried."""
 
-    def __init__(self, spec: ConvSpec, uses: int, graph: Any, count: int, reason: str) -> None:
+    def __init__(self, spec: Spec, uses: int, graph: Any, count: int, reason: str) -> None:
         self.spec, self.uses, self.graph, self.count = spec, uses, graph, count
         #: why the last plan could not be used
         self.reason = reason
@@ -115,7 +103,7 @@ class Tuner:
         self.index = index
         self.cache = cache if cache is not None else DiskCache()
         self.version = version()
-        self._plans: dict[ConvSpec, Plan | str] = {}
+        self._plans: dict[Spec, Plan | str] = {}
         self._lock = threading.RLock()
         with cupy().cuda.Device(index):
             #: runs plans: its stream is that of the call under way
@@ -125,7 +113,7 @@ class Tuner:
             # One stream for good: a handle remembers its stream by address, which a new stream may have again.
             self._stream = cupy().cuda.Stream(non_blocking=True)
 
-    def plans(self, specs: Sequence[ConvSpec]) -> list[Plan | str]:
+    def plans(self, specs: Sequence[Spec]) -> list[Plan | str]:
         """A plan for each, or why cuDNN has none. A specification that occurs often is worth more time than others."""
         with self._lock:
             missing = Counter(s for s in specs if s not in self._plans)
@@ -136,17 +124,17 @@ class Tuner:
                 debug.log(debug.TIMES, f"found cuDNN plans of {len(missing)} graphs in {seconds:.2f} s")
             return [self._plans[s] for s in specs]
 
-    def _key(self, spec: ConvSpec) -> str:
+    def _key(self, spec: Spec) -> str:
         return make_key(FORMAT, self.version, self.machine.name, repr(spec))
 
-    def _find(self, wanted: Mapping[ConvSpec, int]) -> None:
+    def _find(self, wanted: Mapping[Spec, int]) -> None:
         left = [s for s in wanted if not self._read(s)]
         if not left:
             return
         with cupy().cuda.Device(self.index):
             frontend().set_stream(handle=self._own, stream=self._stream.ptr)
             room = _Room(self._stream)
-            name = f"cuDNN's plans of {len(left)} convolutions"
+            name = f"cuDNN's plans of {len(left)} layers"
             with Progress(f"choosing {name}", f"chose {name}", len(left)) as progress:
                 drafts = []
                 for spec in left:
@@ -157,14 +145,9 @@ class Tuner:
             for d in drafts:
                 self._plans[d.spec] = self._finish(d)
 
-    def _draft(self, spec: ConvSpec, uses: int) -> _Draft:
+    def _draft(self, spec: Spec, uses: int) -> _Draft:
         try:
             graph = build_graph(spec, self._own)
-            graph.validate()
-            graph.build_operation_graph()
-            graph.create_execution_plans(plan_modes(frontend()))
-            restrict(graph, spec)
-            graph.check_support()
             return _Draft(spec, uses, graph, int(graph.get_execution_plan_count()), "cuDNN has no plan")
         except Exception as e:
             return _Draft(spec, uses, None, 0, short(e))
@@ -184,7 +167,7 @@ class Tuner:
                 d.reason = f"its plans need more than {MOST_WORKSPACE >> 20} MiB of workspace"
                 continue
             try:
-                pointers, scratch = room.place(_bytes(d.spec), workspace)
+                pointers, scratch = room.place(d.spec.nbytes(), workspace)
             except Exception as e:
                 if not is_out_of_memory(e):
                     raise
@@ -259,7 +242,7 @@ class Tuner:
 
     # --- on disk -------------------------------------------------------------------------------------------------
 
-    def _write(self, spec: ConvSpec, plan: Plan | str, complete: bool) -> None:
+    def _write(self, spec: Spec, plan: Plan | str, complete: bool) -> None:
         record: dict[str, Any]
         if isinstance(plan, str):
             record = {"refused": plan}
@@ -275,7 +258,7 @@ class Tuner:
             }  # fmt: skip
         self.cache.put("cudnn", self._key(spec), json.dumps(record).encode())
 
-    def _read(self, spec: ConvSpec) -> bool:
+    def _read(self, spec: Spec) -> bool:
         """Take what is kept; not what was cut short under less than half of today's budget."""
         entry = self.cache.get("cudnn", self._key(spec))
         if entry is None:
@@ -296,15 +279,6 @@ class Tuner:
         except Exception as e:  # written by another build of the libraries, or evicted meanwhile
             debug.log(debug.TIMES, f"a kept cuDNN plan is not usable, so it is tuned again: {short(e)}")
             return False
-
-
-def _bytes(spec: ConvSpec) -> dict[int, int]:
-    """Bytes that hold each operand, by uid; a bias is float32, and counted like the others."""
-
-    def span(o: Operand) -> int:
-        return 1 + sum((d - 1) * s for d, s in zip(o.dims, o.strides, strict=True))
-
-    return {uid: max(4, ITEMSIZE[spec.dtype]) * span(o) for uid, o in operands(spec).items()}
 
 
 def _name(graph: Any, index: int) -> str:

@@ -299,6 +299,12 @@ class Backend(abc.ABC):
         """
         return ""
 
+    def whole(self, node: Node) -> bool:
+        """Whether `candidates` runs the fused operator ``node`` as it is, at any size as far as types tell; others are decomposed
+        first. Where it has no candidate after all, the node is decomposed for that size.
+        """
+        return False
+
     def largest_slice(self, layers: Callable[[], Sequence[Layer]]) -> int | None:
         """How many samples of a batch run at a time at most, in a network of ``layers()``; larger batches run in slices.
 

@@ -183,16 +183,16 @@ class Importer:
         self.written_inputs[storage.index] = storage
 
     def emit(self, op: str, inputs: Sequence[Value], **attrs: Any) -> Value:
-        """Append a node and return its value.
+        """Append a node and return its first result.
 
         Raises:
             Unmapped: the IR has no such op or refuses these operands.
         """
         try:
-            (type,) = infer(op, [v.type for v in inputs], attrs, self.origin or op)
+            types = infer(op, [v.type for v in inputs], attrs, self.origin or op)
         except (ShapeError, UnsupportedError) as e:
             raise Unmapped(str(e)) from e
-        return self.emit_many(op, inputs, [type], attrs)[0]
+        return self.emit_many(op, inputs, types, attrs)[0]
 
     def emit_many(self, op: str, inputs: Sequence[Value], types: Sequence[TensorType], attrs: Mapping[str, Any]) -> list[Value]:
         """Append a node with results of known ``types``."""

@@ -25,8 +25,9 @@ from nnaccel_core.ir.types import Layout, common_env
 from nnaccel_core.ir.verify import verify
 from nnaccel_core.ops.registry import infer, lookup
 from nnaccel_core.options import Options
+from nnaccel_core.passes.fold import decompose
 from nnaccel_core.passes.layout import assign_layouts, materialize_outputs
-from nnaccel_core.passes.pipeline import GRAPH_PASSES, PREDICTION_ONLY, run_passes
+from nnaccel_core.passes.pipeline import graph_passes, run_passes
 from nnaccel_core.passes.prepare import split_prepare, unsplit
 from nnaccel_core.place import Placed, PreparedKey, place
 from nnaccel_core.plan import BufferRef, LibraryStep, Plan
@@ -69,6 +70,11 @@ class Built:
     stages: tuple[Built, ...] = ()
 
 
+def runs_whole(backend: Backend, options: Options) -> Callable[[Node], bool]:
+    """Which fused operators stay as they are."""
+    return backend.whole if options.libraries and options.numerics != "strict" else lambda node: False
+
+
 class CompiledSegment:
     """A segment, optimized for one backend. Thread-safe."""
 
@@ -91,10 +97,8 @@ class CompiledSegment:
         started = time.perf_counter()
         if layouts is None:
             layouts = [v.type.layout for v in graph.outputs]
-        own = [Pass(name, run) for name, run in GRAPH_PASSES if not (options.live and name in PREDICTION_ONLY)]
-        passes = manager.passes("graph", backend.device, own=own)
-        optimized = run_passes(graph, [(p.name, p.run) for p in passes], self._observe)
-        on_device = options.live and backend.derives_live
+        optimized = run_passes(graph, [(p.name, p.run) for p in self.passes()], self._observe)
+        on_device = self._weights_last = options.live and backend.derives_live
         laid_out = verify(assign_layouts(optimized, layouts, weights_last=on_device), infer, "assign_layouts")
         self._observe("assign_layouts", optimized, laid_out)
         split = unsplit(laid_out) if on_device else split_prepare(laid_out)
@@ -123,6 +127,11 @@ class CompiledSegment:
         #: What larger batches run in instead, where that is better.
         self.stages = tuple(Stage(g, size, Covers(self._cache, g, backend)) for g, (_, size) in zip(graphs, starts, strict=True))
         self._lock = threading.RLock()
+
+    def passes(self) -> list[Pass]:
+        """The graph passes, in order."""
+        own = [Pass(name, run) for name, run in graph_passes(runs_whole(self.backend, self.options), self.options.live)]
+        return manager.passes("graph", self.backend.device, own=own)
 
     @staticmethod
     def _observe(name: str, before: Graph, after: Graph) -> None:
@@ -231,19 +240,33 @@ class CompiledSegment:
                     f"{self.source.name}: captured under the assumption {a} == {b}, which does not hold for {dict(env)}"
                 )
         options, stage = options or self.options, stage or self._whole
-        known = stage.covers.get(options, env)
-        selection = self._select_again(stage.graph, env, options, known) if known is not None else None
+        graph, known = stage.graph, stage.covers.get(options, env)
+        selection = self._select_again(graph, env, options, known) if known is not None else None
         if selection is None:
-            selection = select(stage.graph, self._candidates(stage.graph, env, options, None))
-            stage.covers.add(options, env, cover_of(selection))
-        selection = sizes_as_constants(stage.graph, selection, env)
+            graph, selection = self._choose(graph, env, options)
+            if graph is stage.graph:
+                stage.covers.add(options, env, cover_of(selection))
+        selection = sizes_as_constants(graph, selection, env)
         debug.dump("select", self.source.name, lambda: format_selection(selection))
-        return selection, place(stage.graph, selection, env)
+        return selection, place(graph, selection, env)
 
     def weigh(self, env: Env, stage: Stage | None = None) -> Selection:
         """The selection among all candidates, whatever was remembered: what lost at these sizes, and why."""
-        graph = (stage or self._whole).graph
-        return select(graph, self._candidates(graph, env, self.options, None))
+        return self._choose((stage or self._whole).graph, env, self.options)[1]
+
+    def _choose(self, graph: Graph, env: Env, options: Options) -> tuple[Graph, Selection]:
+        """The selection among all candidates, and what it is of: ``graph``, or that with fused operators decomposed that nothing
+        runs whole at this size."""
+        candidates = self._candidates(graph, env, options, None)
+        covered = {id(n) for c in candidates for n in c.nodes}
+        left = [n for n in graph.nodes if id(n) not in covered and lookup(n.op).fused]
+        if left:
+            debug.log(debug.PLUGINS, lambda: f"{graph.name}: run in parts at {dict(env)}: {', '.join(n.where() for n in left)}")
+            parts = decompose(graph, lambda n: n in left)
+            laid_out = assign_layouts(parts, [v.type.layout for v in graph.outputs], weights_last=self._weights_last)
+            graph = verify(materialize_outputs(laid_out), infer, "decompose")
+            candidates = self._candidates(graph, env, options, None)
+        return graph, select(graph, candidates)
 
     def _candidates(self, graph: Graph, env: Env, options: Options, cover: Cover | None) -> list[Candidate]:
         """All candidates, or those for the groups of ``cover``."""

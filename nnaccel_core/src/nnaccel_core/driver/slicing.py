@@ -17,6 +17,7 @@ from nnaccel_core.ir import Env, Graph, Node, TensorType, Value, evaluate, free_
 from nnaccel_core.ir.dims import Dim
 from nnaccel_core.loopir.grammar import Load, Nest, Scalar, children
 from nnaccel_core.ops.registry import lookup
+from nnaccel_core.passes.fold import decompose
 
 #: A slice's weights may cost this part of its arithmetic; more slices than that pay too much for reading weights.
 WEIGHT_SHARE = 0.02
@@ -37,7 +38,7 @@ def batch_symbol(graph: Graph) -> str | None:
         return None
     if any(_leading_symbol(v) != name or v.type.layout[0] != 0 for v in (*graph.inputs, *graph.outputs)):
         return None
-    return name if all(_keeps_samples_apart(n, name) for n in graph.nodes) else None
+    return name if all(_keeps_samples_apart(n, name) for n in decompose(graph, lambda n: True).nodes) else None
 
 
 def _leading_symbol(v: Value) -> str | None:

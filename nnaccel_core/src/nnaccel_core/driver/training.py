@@ -11,10 +11,11 @@ from typing import Any
 from nnaccel_core.api import Backend, Bridge, Captured
 from nnaccel_core.autodiff import derive, gradient_graph, gradients, relaid, split, with_layouts
 from nnaccel_core.driver.blocks import Block, Blocks
-from nnaccel_core.driver.segment import CompiledSegment
+from nnaccel_core.driver.segment import CompiledSegment, runs_whole
 from nnaccel_core.ir import Env, Graph, TensorType, Value
 from nnaccel_core.ir.types import Layout
 from nnaccel_core.options import Options
+from nnaccel_core.passes.fold import decompose_fused
 
 #: ``record(segment, inputs, tracked parameters) -> results``: runs a segment on the framework's tape, by `TrainedSegment.forward`
 #: now and `TrainedSegment.backward` with the same parameters when gradients are asked for.
@@ -63,6 +64,7 @@ class TrainedSegment:
         """
         options = replace(options, live=True)
         self._backend, self._bridge, self._options, self._captured = backend, bridge, options, captured
+        graph = decompose_fused(graph, runs_whole(backend, options))
         tracked = [v for v in graph.params if v.name in captured.tracked]
         values = (*graph.inputs, *tracked)
         self._wrt = tuple(v for v, wanted in zip(values, flags, strict=True) if wanted and v.type.is_float)

@@ -12,18 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from nnaccel_core.api import Pass
 from nnaccel_core.driver.segment import Built, CompiledSegment
 from nnaccel_core.driver.session import Compiled
 from nnaccel_core.driver.slicing import sliced
 from nnaccel_core.driver.training import Record
 from nnaccel_core.errors import MismatchError
-from nnaccel_core.hooks import manager
 from nnaccel_core.interp import bind_attrs, run_graph
 from nnaccel_core.ir import Env, Graph, Node, Segment, Value
 from nnaccel_core.ir.types import common_env
 from nnaccel_core.ops.registry import lookup
-from nnaccel_core.passes.pipeline import GRAPH_PASSES
 from nnaccel_core.place import place
 from nnaccel_core.select.cover import Selection, Unit
 
@@ -234,7 +231,7 @@ def _in_passes(segment: CompiledSegment, arrays: Sequence[Array], results: Seque
     if not _differs(results, truth):
         return ""
     graph: Graph = segment.source
-    for p in manager.passes("graph", segment.backend.device, own=[Pass(name, run) for name, run in GRAPH_PASSES]):
+    for p in segment.passes():
         graph = p.run(graph)
         if text := _differs(run_graph(graph, arrays, params), truth):
             return f"The graph pass {p.name!r} changed what {segment.source.name} computes: {text}."

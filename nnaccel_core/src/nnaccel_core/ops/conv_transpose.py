@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from nnaccel_core.errors import ShapeError
-from nnaccel_core.ir import Node, Rewriter, TensorType, Value, numpy_dtype, product
+from nnaccel_core.ir import Node, Rewriter, TensorType, Value, product
 from nnaccel_core.ops.reduce import sum_per_channel
-from nnaccel_core.ops.registry import Array, Attrs, OpDef, Sample, register, require_equal
+from nnaccel_core.ops.registry import Array, Attrs, OpDef, Sample, constant, register, require_equal
 
 
 def _infer(types: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:
@@ -101,7 +101,7 @@ def _decompose(r: Rewriter, node: Node, inputs: Sequence[Value]) -> Sequence[Val
     spatial, groups = x.type.rank - 2, a["groups"]
     if any(s > 1 for s in a["stride"]):
         shape = (*x.shape[:2], *((d - 1) * s + 1 for d, s in zip(x.shape[2:], a["stride"], strict=True)))
-        zero = r.add("constant", [], {"value": np.zeros((), numpy_dtype(x.dtype))}, origin=o)
+        zero = constant(r, 0.0, x.dtype, o)
         spread = r.add("expand", [zero], {"shape": shape}, origin=o)
         slices = {"starts": (0,) * len(shape), "ends": shape, "steps": (1, 1, *a["stride"])}
         x = r.add("slice_update", [spread, x], slices, origin=o)

@@ -9,7 +9,7 @@ import numpy as np
 
 from nnaccel_core.errors import ShapeError
 from nnaccel_core.ir import Node, Rewriter, TensorType, Value, numpy_dtype, product
-from nnaccel_core.ops.registry import Array, Attrs, Emitter, OpDef, Sample, register, require_equal
+from nnaccel_core.ops.registry import Array, Attrs, Emitter, OpDef, Sample, register, require_equal, sum_dtype
 
 MODES = ("nearest", "linear", "cubic")
 PADDINGS = ("zeros", "border", "reflection")
@@ -160,7 +160,7 @@ def _decompose(r: Rewriter, node: Node, inputs: Sequence[Value]) -> Sequence[Val
         raise ShapeError(f"{node.where()}: sampling by a grid needs known spatial extents, not {x.shape[2:]}")
     n, channels, points = x.shape[0], x.shape[1], product(grid.shape[1:-1])
     masked = attrs["padding"] == "zeros" or attrs["mode"] == "linear"
-    flat = f("reshape", grid, shape=(n, points, rank - 2))
+    flat = f("reshape", f.cast(grid, sum_dtype(grid.dtype)), shape=(n, points, rank - 2))
     index: Value | None = None
     weight: Value | None = None
     inside: Value | None = None
@@ -185,14 +185,14 @@ def _decompose(r: Rewriter, node: Node, inputs: Sequence[Value]) -> Sequence[Val
     rows = f("transpose", x, perm=(0, *range(2, rank), 1))
     rows = f("reshape", rows, shape=(n, product(x.shape[2:]), channels))
     pixels = f("gather", rows, f("reshape", index, shape=(n, count * points)), axis=1, batch=1, negative=False)
-    pixels = f("reshape", pixels, shape=(n, count, points, channels))
+    pixels = f.cast(f("reshape", pixels, shape=(n, count, points, channels)), sum_dtype(x.dtype))
     if inside is not None:
         # Chosen before they are weighted: what lies outside may be infinite.
         pixels = f("where", f("reshape", inside, shape=(n, count, points, 1)), pixels, 0.0)
     if weight is not None:
         pixels = f("mul", pixels, f("reshape", weight, shape=(n, count, points, 1)))
     summed = f("reduce_sum", pixels, axes=(1,), keepdims=False)
-    image = f("reshape", summed, shape=(n, *grid.shape[1:-1], channels))
+    image = f("reshape", f.cast(summed, x.dtype), shape=(n, *grid.shape[1:-1], channels))
     return (f("transpose", image, perm=(0, rank - 1, *range(1, rank - 1))),)
 
 

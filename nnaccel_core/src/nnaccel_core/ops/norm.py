@@ -10,7 +10,7 @@ from nnaccel_core.errors import ShapeError
 from nnaccel_core.ir import Node, Rewriter, TensorType, Value, product, sym
 from nnaccel_core.loopir.grammar import Acc, Binary, Bound, Const, Load, Nest
 from nnaccel_core.ops.reduce import last_axes_vjp, normal_form, normal_form_vjp, per_channel, sum_per_channel
-from nnaccel_core.ops.registry import Array, Attrs, Emitter, OpDef, Sample, register, require_equal, scalar, unary_vjp
+from nnaccel_core.ops.registry import Array, Attrs, Emitter, OpDef, Sample, register, require_equal, sum_dtype, unary_vjp
 
 
 def _draw(*shape: int) -> Array:
@@ -46,27 +46,25 @@ def _group_ref(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
 
 
 def _group_decompose(r: Rewriter, node: Node, inputs: Sequence[Value]) -> Sequence[Value]:
-    x, o, groups = inputs[0], node.origin, node.attrs["groups"]
+    e, dtype, groups = Emitter(r, node.origin), sum_dtype(inputs[0].dtype), node.attrs["groups"]
+    x, *rest = (e.cast(v, dtype) for v in inputs)
     n, c = x.shape[0], x.shape[1]
     if groups == c:  # each channel by itself: no regrouping, the image keeps its shape
         grouped, axes = x, tuple(range(2, x.type.rank))
     else:
-        grouped = r.add("reshape", [x], {"shape": (n, groups, product(x.shape[1:]) // groups)}, origin=o)
+        grouped = e("reshape", x, shape=(n, groups, product(x.shape[1:]) // groups))
         axes = (2,)
-    over = {"axes": axes, "keepdims": True}
-    centered = r.add("sub", [grouped, r.add("reduce_mean", [grouped], over, origin=o)], origin=o)
-    var = r.add("reduce_mean", [r.add("mul", [centered, centered], origin=o)], over, origin=o)
-    eps = scalar(r, node.attrs["eps"], x.dtype, o)
-    out = r.add("mul", [centered, r.add("rsqrt", [r.add("add", [var, eps], origin=o)], origin=o)], origin=o)
+    out, _ = normal_form(e, grouped, axes, node.attrs["eps"])
     if groups != c:
-        out = r.add("reshape", [out], {"shape": x.shape}, origin=o)
-    for op, v in zip(("mul", "add"), inputs[1:], strict=False):
-        out = r.add(op, [out, per_channel(r, v, x.type.rank, o)], origin=o)
-    return (out,)
+        out = e("reshape", out, shape=x.shape)
+    for op, v in zip(("mul", "add"), rest, strict=False):
+        out = e(op, out, per_channel(r, v, x.type.rank, node.origin))
+    return (e.cast(out, inputs[0].dtype),)
 
 
 def _group_vjp(r: Rewriter, n: Node, ins: Sequence[Value], outs: Sequence[Value], gs: Sequence[Value]) -> Sequence[Value | None]:
-    e, g, x, groups = Emitter(r, n.origin), gs[0], ins[0], n.attrs["groups"]
+    e, dtype, groups = Emitter(r, n.origin), sum_dtype(ins[0].dtype), n.attrs["groups"]
+    g, x, *rest = (e.cast(v, dtype) for v in (gs[0], *ins))
     alone = groups == x.shape[1]
     shape = x.shape if alone else (x.shape[0], groups, product(x.shape[1:]) // groups)
     axes = tuple(range(2, x.type.rank)) if alone else (2,)
@@ -75,11 +73,12 @@ def _group_vjp(r: Rewriter, n: Node, ins: Sequence[Value], outs: Sequence[Value]
         return v if alone else e("reshape", v, shape=shape)
 
     normal, inverse = normal_form(e, grouped(x), axes, n.attrs["eps"])
-    inner = e("mul", g, per_channel(r, ins[1], x.type.rank, n.origin)) if len(ins) > 1 else g
+    inner = e("mul", g, per_channel(r, rest[0], x.type.rank, n.origin)) if rest else g
     dx = normal_form_vjp(e, grouped(inner), normal, inverse, axes)
     image = normal if alone else e("reshape", normal, shape=x.shape)
     sums = [sum_per_channel(r, v, n.origin) for v in (e("mul", g, image), g)]
-    return (dx if alone else e("reshape", dx, shape=x.shape), *sums[: len(ins) - 1])
+    grads = (dx if alone else e("reshape", dx, shape=x.shape), *sums[: len(rest)])
+    return [e.cast(v, ins[0].dtype) for v in grads]
 
 
 def _group_samples() -> Iterable[Sample]:
@@ -120,12 +119,10 @@ def _rms_ref(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
 
 
 def _rms_decompose(r: Rewriter, node: Node, inputs: Sequence[Value]) -> Sequence[Value]:
-    x, o = inputs[0], node.origin
-    over = {"axes": tuple(range(node.attrs["axis"], x.type.rank)), "keepdims": True}
-    mean = r.add("reduce_mean", [r.add("mul", [x, x], origin=o)], over, origin=o)
-    eps = scalar(r, node.attrs["eps"], x.dtype, o)
-    out = r.add("mul", [x, r.add("rsqrt", [r.add("add", [mean, eps], origin=o)], origin=o)], origin=o)
-    return (r.add("mul", [out, inputs[1]], origin=o) if len(inputs) > 1 else out,)
+    e, dtype = Emitter(r, node.origin), sum_dtype(inputs[0].dtype)
+    x, *rest = (e.cast(v, dtype) for v in inputs)
+    out, _ = normal_form(e, x, range(node.attrs["axis"], x.type.rank), node.attrs["eps"], centered=False)
+    return (e.cast(e("mul", out, rest[0]) if rest else out, inputs[0].dtype),)
 
 
 register(

@@ -15,13 +15,13 @@ import numpy as np
 from nnaccel_core.errors import ShapeError
 from nnaccel_core.ir import Dim, Node, Rewriter, TensorType, Value, numpy_dtype, product
 from nnaccel_core.loopir.grammar import Cast, Index, Nest
-from nnaccel_core.ops.registry import Array, Attrs, Emitter, OpDef, Sample, register, scalar
+from nnaccel_core.ops.registry import Array, Attrs, Emitter, OpDef, Sample, constant, register
 
 
 def number(r: Rewriter, dim: Dim, dtype: str, origin: str) -> Value:
     """``dim`` as a value of rank 0: a constant where it is known."""
     if isinstance(dim, int):
-        return scalar(r, dim, dtype, origin)
+        return constant(r, dim, dtype, origin)
     return r.add("extent", [], {"dim": dim, "dtype": dtype}, origin=origin)
 
 

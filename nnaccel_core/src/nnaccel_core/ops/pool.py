@@ -10,7 +10,7 @@ from nnaccel_core.errors import ShapeError
 from nnaccel_core.ir import Dim, Node, Rewriter, TensorType, Value, ceil_div, dim_max, dim_min, evaluate, product, sym
 from nnaccel_core.loopir.grammar import Acc, Binary, Bound, Cast, Const, Index, Load, Nest, Scalar
 from nnaccel_core.ops.conv import pad_spatial, window_extent, windows, windows_over
-from nnaccel_core.ops.registry import Array, Attrs, Emitter, OpDef, Sample, lookup, register, require_equal, unary_vjp
+from nnaccel_core.ops.registry import Array, Attrs, Emitter, OpDef, Sample, constant, lookup, register, require_equal, unary_vjp
 
 
 def _dilation(attrs: Attrs) -> tuple[int, ...]:
@@ -313,11 +313,11 @@ def _adaptive_decompose(r: Rewriter, node: Node, inputs: Sequence[Value]) -> Seq
         n = x.shape[2 + i]
         if not isinstance(n, int):
             raise ShapeError(f"{node.where()}: uneven adaptive pooling needs a known extent, not {n}")
-        weights = np.zeros((size, n), np.float32 if x.dtype != "float64" else np.float64)
+        weights = np.zeros((size, n))
         for j in range(size):
             lo, hi = j * n // size, -(-(j + 1) * n // size)
             weights[j, lo:hi] = 1.0 / (hi - lo)
-        matrix = r.add("constant", [], {"value": weights}, origin=origin)
+        matrix = constant(r, weights, x.dtype, origin)
         last = x.type.rank - 1
         perm = [a for a in range(last + 1) if a != 2 + i] + [2 + i]
         back = [perm.index(a) for a in range(last + 1)]

@@ -7,11 +7,23 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from nnaccel_core.errors import ShapeError
-from nnaccel_core.ir import Dim, Node, Rewriter, TensorType, Value, numpy_dtype, product, sym
+from nnaccel_core.ir import Dim, Node, Rewriter, TensorType, Value, product, sym
 from nnaccel_core.loopir.grammar import Acc, Binary, Cast, Index, Load, Nest, Scalar, Unary
 from nnaccel_core.ops.elementwise import axis_names, unbroadcast
 from nnaccel_core.ops.norm_train import number
-from nnaccel_core.ops.registry import Array, Attrs, Emitter, OpDef, Sample, Vjp, register, require_equal, scalar, unary_vjp
+from nnaccel_core.ops.registry import (
+    Array,
+    Attrs,
+    Emitter,
+    OpDef,
+    Sample,
+    Vjp,
+    constant,
+    register,
+    require_equal,
+    sum_dtype,
+    unary_vjp,
+)
 
 
 def reduced_shape(shape: Sequence[Dim], axes: Sequence[int], keepdims: bool) -> tuple[Dim, ...]:
@@ -234,7 +246,7 @@ def batch_norm_affine(r: Rewriter, node: Node, inputs: Sequence[Value]) -> tuple
     """``(factor, shift)`` of one axis each with ``batch_norm(x) == x * factor + shift``; depends on parameters only."""
     _, scale, bias, mean, var = inputs
     o = node.origin
-    eps = scalar(r, node.attrs["eps"], var.dtype, o)
+    eps = constant(r, node.attrs["eps"], var.dtype, o)
     inverse = r.add("rsqrt", [r.add("add", [var, eps], origin=o)], origin=o)
     factor = r.add("mul", [scale, inverse], origin=o, name="bn_factor")
     shift = r.add("sub", [bias, r.add("mul", [mean, factor], origin=o)], origin=o, name="bn_shift")
@@ -315,17 +327,12 @@ def _layer_norm_ref(xs: Sequence[Array], attrs: Attrs) -> Sequence[Array]:
 
 
 def _layer_norm_decompose(r: Rewriter, node: Node, inputs: Sequence[Value]) -> Sequence[Value]:
-    x, o = inputs[0], node.origin
-    over = {"axes": tuple(range(node.attrs["axis"], x.type.rank)), "keepdims": True}
-    centered = r.add("sub", [x, r.add("reduce_mean", [x], over, origin=o)], origin=o)
-    var = r.add("reduce_mean", [r.add("mul", [centered, centered], origin=o)], over, origin=o)
-    eps = r.add("constant", [], {"value": np.asarray(node.attrs["eps"], numpy_dtype(x.dtype))}, origin=o)
-    out = r.add("mul", [centered, r.add("rsqrt", [r.add("add", [var, eps], origin=o)], origin=o)], origin=o)
-    if len(inputs) > 1:
-        out = r.add("mul", [out, inputs[1]], origin=o)
-    if len(inputs) > 2:
-        out = r.add("add", [out, inputs[2]], origin=o)
-    return (out,)
+    e, dtype = Emitter(r, node.origin), sum_dtype(inputs[0].dtype)
+    x, *rest = (e.cast(v, dtype) for v in inputs)
+    out, _ = normal_form(e, x, range(node.attrs["axis"], x.type.rank), node.attrs["eps"])
+    for op, v in zip(("mul", "add"), rest, strict=False):
+        out = e(op, out, v)
+    return (e.cast(out, inputs[0].dtype),)
 
 
 def normal_form(e: Emitter, x: Value, axes: Sequence[int], eps: float, centered: bool = True) -> tuple[Value, Value]:
@@ -350,13 +357,14 @@ def last_axes_vjp(centered: bool) -> Vjp:
     """The gradient rule of a normalization over all axes from ``attrs["axis"]`` on, then scaled and shifted."""
 
     def vjp(r: Rewriter, n: Node, ins: Sequence[Value], outs: Sequence[Value], gs: Sequence[Value]) -> Sequence[Value | None]:
-        e, g, x = Emitter(r, n.origin), gs[0], ins[0]
+        e, dtype = Emitter(r, n.origin), sum_dtype(ins[0].dtype)
+        g, x, *rest = (e.cast(v, dtype) for v in (gs[0], *ins))
         axes = range(n.attrs["axis"], x.type.rank)
         normal, inverse = normal_form(e, x, axes, n.attrs["eps"], centered)
-        grads = [normal_form_vjp(e, e("mul", g, ins[1]) if len(ins) > 1 else g, normal, inverse, axes, centered)]
-        for v, each in zip(ins[1:], (e("mul", g, normal), g), strict=False):
+        grads = [normal_form_vjp(e, e("mul", g, rest[0]) if rest else g, normal, inverse, axes, centered)]
+        for v, each in zip(rest, (e("mul", g, normal), g), strict=False):
             grads.append(unbroadcast(r, each, v.shape, n.origin))
-        return grads
+        return [e.cast(found, ins[0].dtype) for found in grads]
 
     return vjp
 

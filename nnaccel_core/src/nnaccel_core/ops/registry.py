@@ -51,6 +51,8 @@ class OpDef:
         host: computed by ``ref`` on the host.
         flops: arithmetic operations as a dim; None counts one per output element.
         cost: relative cost of one scalar evaluation (1 = an add), for deciding what may be recomputed.
+        fused: kept as it is only for a backend that runs it whole (`Backend.whole`); decomposed elsewhere before anything else,
+            in training before gradients are taken.
         pointwise: element-wise although it is not limited as such; its result may be computed again rather than kept.
     """
 
@@ -66,11 +68,14 @@ class OpDef:
     flops: Callable[[Node], Dim] | None = None
     cost: int = 1
     pointwise: bool = False
+    fused: bool = False
 
     def __post_init__(self) -> None:
         ways = bool(self.loop) + bool(self.decompositions) + self.host
         if ways != 1 and self.limit != "view":
             raise ValueError(f"op {self.name!r} must have exactly one of loop, decompositions, host; has {ways}")
+        if self.fused and not self.decompositions:
+            raise ValueError(f"op {self.name!r} is fused, so it needs decompositions")
 
     def limit_of(self, node: Node) -> str:
         return self.limit if isinstance(self.limit, str) else self.limit(node)
@@ -179,10 +184,15 @@ def infer(op: str, types: Sequence[TensorType], attrs: Attrs, where: str = "") -
         raise ShapeError(f"{at}{op}({given}): {e}") from None
 
 
-def scalar(r: Rewriter, value: float, dtype: str, origin: str) -> Value:
-    """A constant of rank 0; numpy has no bfloat16, so that one is a cast."""
+def constant(r: Rewriter, value: object, dtype: str, origin: str) -> Value:
+    """``value``, a number or an array, as a constant; numpy has no bfloat16, so that one is a cast."""
     found = r.add("constant", [], {"value": np.asarray(value, numpy_dtype(dtype))}, origin=origin)
     return found if found.dtype == dtype else r.add("cast", [found], {"dtype": dtype}, origin=origin)
+
+
+def sum_dtype(dtype: str) -> str:
+    """The dtype in which frameworks sum numbers of a floating-point ``dtype``."""
+    return "float32" if dtype in ("float16", "bfloat16") else dtype
 
 
 class Emitter:
@@ -193,11 +203,15 @@ class Emitter:
 
     def __call__(self, op: str, *operands: Value | float, **attrs: object) -> Value:
         dtype = next((v.dtype for v in reversed(operands) if isinstance(v, Value)), "float32")
-        values = [v if isinstance(v, Value) else scalar(self.r, v, dtype, self.origin) for v in operands]
+        values = [v if isinstance(v, Value) else constant(self.r, v, dtype, self.origin) for v in operands]
         return self.r.add(op, values, attrs, origin=self.origin)
 
+    def cast(self, x: Value, dtype: str) -> Value:
+        """``x`` in ``dtype``."""
+        return x if x.dtype == dtype else self("cast", x, dtype=dtype)
+
     def zeros(self, shape: Sequence[Dim], dtype: str) -> Value:
-        return self("expand", scalar(self.r, 0.0, dtype, self.origin), shape=tuple(shape))
+        return self("expand", constant(self.r, 0.0, dtype, self.origin), shape=tuple(shape))
 
 
 Vjp = Callable[[Rewriter, Node, Sequence[Value], Sequence[Value], Sequence[Value]], Sequence["Value | None"]]

@@ -9,7 +9,7 @@ import numpy as np
 
 from nnaccel_core.errors import ShapeError
 from nnaccel_core.ir import Node, Rewriter, TensorType, Value
-from nnaccel_core.ops.registry import Array, Attrs, OpDef, Sample, register
+from nnaccel_core.ops.registry import Array, Attrs, OpDef, Sample, constant, register
 
 MODES = ("nearest", "nearest_exact", "linear", "cubic")
 
@@ -110,7 +110,7 @@ def _decompose(r: Rewriter, node: Node, inputs: Sequence[Value]) -> Sequence[Val
         if repeats(m):
             factors[axis] = repeats(m)
             continue
-        matrix = r.add("constant", [], {"value": m.astype(x.dtype)}, origin=node.origin)
+        matrix = constant(r, m, x.dtype, node.origin)
         perm = [a for a in range(last + 1) if a != axis] + [axis]
         back = tuple(perm.index(a) for a in range(last + 1))
         moved = r.add("transpose", [x], {"perm": tuple(perm)}, origin=node.origin) if axis != last else x

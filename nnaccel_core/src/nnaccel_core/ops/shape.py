@@ -17,9 +17,9 @@ from nnaccel_core.ops.registry import (
     OpDef,
     Sample,
     broadcast_shapes,
+    constant,
     register,
     require_equal,
-    scalar,
     unary_vjp,
 )
 
@@ -227,7 +227,7 @@ def _slice_update_vjp(
     if not outs[0].type.is_float:
         return (None, None)
     new = e("slice", g, **n.attrs)
-    return (e("slice_update", g, scalar(r, 0.0, g.dtype, n.origin), **n.attrs), unbroadcast(r, new, ins[1].shape, n.origin))
+    return (e("slice_update", g, constant(r, 0.0, g.dtype, n.origin), **n.attrs), unbroadcast(r, new, ins[1].shape, n.origin))
 
 
 def all_of(tests: Sequence[Scalar]) -> Scalar:

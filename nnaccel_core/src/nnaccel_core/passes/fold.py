@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from nnaccel_core.ir import Dim, Graph, Node, Rewriter, Value
 from nnaccel_core.ops.reduce import batch_norm_affine
 from nnaccel_core.ops.registry import lookup, rewriter
@@ -112,19 +114,26 @@ def fold_bias(graph: Graph) -> Graph:
     return r.finish()
 
 
-def decompose(graph: Graph) -> Graph:
-    """Replace every op that is defined by decompositions with its first one, until none is left."""
+def decompose(graph: Graph, which: Callable[[Node], bool] = lambda n: not lookup(n.op).fused) -> Graph:
+    """Replace every op that is defined by decompositions with its first one, until none is left but those that ``which`` leaves:
+    by default fused ones, which are there since the backend runs them whole (`decompose_fused`)."""
     for _ in range(8):
-        if not any(lookup(n.op, n.where()).decompositions for n in graph.nodes):
+        wanted = {id(n) for n in graph.nodes if lookup(n.op, n.where()).decompositions and which(n)}
+        if not wanted:
             return graph
         r = rewriter(graph)
         for node in graph.nodes:
-            ways = lookup(node.op, node.where()).decompositions
-            if not ways:
+            if id(node) not in wanted:
                 r.emit(node)
                 continue
+            ways = lookup(node.op).decompositions
             outputs = next(iter(ways.values()))(r, node, [r.get(v) for v in node.inputs])
             for old, new in zip(node.outputs, outputs, strict=True):
                 r.alias(old, new)
         graph = r.finish()
     return graph
+
+
+def decompose_fused(graph: Graph, whole: Callable[[Node], bool]) -> Graph:
+    """Decompose fused operators, except those that the backend runs ``whole``: other passes then see what they consist of."""
+    return decompose(graph, lambda n: lookup(n.op).fused and not whole(n))

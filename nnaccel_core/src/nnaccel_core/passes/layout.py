@@ -19,6 +19,9 @@ POSITION_OPS = frozenset(
     {"max_pool_positions", "max_pool_backward", "adaptive_max_pool_positions", "adaptive_max_pool_backward"}
 )
 
+#: Heads may stand before or behind positions, in memory, as a network has projected and split them; rows are dense.
+ATTENTION_OPS = frozenset({"sdpa", "sdpa_backward"})
+
 
 def _drop_axes(layout: Layout, axes: Sequence[int]) -> Layout:
     kept = [a for a in layout if a not in axes]
@@ -81,6 +84,12 @@ class _Assigner:
             last = self.weights_last and not (node.attrs["groups"] > 1 and node.output.shape[1] == 1)
             moved = [self.to(v, channels_last(rank), node.origin) for v in inputs]
             self.emit(node, moved, [channels_last(rank) if last else identity(rank)])
+        elif op in ATTENTION_OPS:
+            dense = [v.type.layout[-1] == v.type.rank - 1 for v in inputs]
+            moved = [v if ok else self.to(v, identity(v.type.rank), node.origin) for v, ok in zip(inputs, dense, strict=True)]
+            first = moved[0].type.layout
+            outputs = [first, identity(rank)] if op == "sdpa" else [v.type.layout for v in moved[:3]]
+            self.emit(node, moved, outputs)
         elif op == "transpose":
             self.emit(node, inputs, [transposed_layout(inputs[0].type.layout, node.attrs["perm"])])
         elif op == "reshape":

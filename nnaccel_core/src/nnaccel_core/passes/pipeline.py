@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from nnaccel_core.ir import Graph
+from nnaccel_core.ir import Graph, Node
 from nnaccel_core.ir.verify import verify
 from nnaccel_core.ops.registry import infer
 from nnaccel_core.passes import activations, affine, canonicalize, casts, concat, fold, reshapes
@@ -34,6 +34,12 @@ GRAPH_PASSES: tuple[tuple[str, GraphPass], ...] = (
 )
 #: Not in training, where weights change with each step: what they make of weights would be made anew each time.
 PREDICTION_ONLY = frozenset({"fold_affine", "fold_affine_behind_batch_norm"})
+
+
+def graph_passes(whole: Callable[[Node], bool], live: bool = False) -> list[tuple[str, GraphPass]]:
+    """The passes for a backend that runs fused operators ``whole`` where that says so; ``live``: in training."""
+    first: tuple[str, GraphPass] = ("decompose_fused", lambda graph: fold.decompose_fused(graph, whole))
+    return [first, *((name, run) for name, run in GRAPH_PASSES if not (live and name in PREDICTION_ONLY))]
 
 
 def run_passes(

@@ -6,9 +6,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-
 from nnaccel_core.ir import Dim, Value, product
+from nnaccel_core.ops.registry import broadcast_shapes
 from nnaccel_frontend_torch.alias import Ref
 from nnaccel_frontend_torch.importer import Importer
 from nnaccel_frontend_torch.mapping.args import (
@@ -142,51 +141,29 @@ def attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Ref:
-    """``F.scaled_dot_product_attention`` as its two products around a softmax (Vaswani et al., 2017).
-
-    With ``enable_gqa`` each head of keys and values serves several heads of queries. Rows that a mask hides
-    entirely give zeros, as in torch.
-    """
+    """``F.scaled_dot_product_attention``. With ``enable_gqa`` each head of keys and values serves several heads of queries."""
     if dropout_p or (is_causal and attn_mask is not None):
         raise Unmapped("attention with dropout, or with two masks")
     q, k, v = value_of(b, query), value_of(b, key), value_of(b, value)
     same_dtype("attention", q, k, v)
     if min(q.type.rank, k.type.rank, v.type.rank) < 2:
         raise Unmapped("attention of vectors")
-    if enable_gqa:
-        k, v = (_shared_heads(b, x, q) for x in (k, v))
-    factor = 1.0 / math.sqrt(static(q.shape[-1], "attention")) if scale is None else scale
-    scores = b.emit("matmul", [b.emit("mul", [q, b.constant(factor, q.dtype)]), k], transpose_a=False, transpose_b=True)
+    if enable_gqa and (q.type.rank < 3 or q.type.rank != k.type.rank):
+        raise Unmapped("grouped attention without heads")
+    shared = 3 if enable_gqa else 2  # how many of the last axes need not be those of the queries
+    batch = broadcast_shapes(*(x.shape[:-shared] for x in (q, k, v)))
+    q, k, v = (expanded(b, x, (*batch, *x.shape[-shared:])) for x in (q, k, v))
     if is_causal:
-        lower = np.tril(np.ones((static(q.shape[-2], "causal attention"), static(k.shape[-2], "causal attention")), np.bool_))
-        scores = b.emit("where", [b.constant(lower, "bool"), scores, b.constant(-math.inf, q.dtype)])
+        for x in (q, k):
+            static(x.shape[-2], "causal attention")
+    factor = 1.0 / math.sqrt(static(q.shape[-1], "attention")) if scale is None else scale
+    operands = [q, k, v]
     if attn_mask is not None:
         mask = value_of(b, attn_mask)
         if mask.dtype == "bool":
-            scores = b.emit("where", [mask, scores, b.constant(-math.inf, q.dtype)])
-        else:
-            scores = b.emit("add", [scores, b.cast(mask, q.dtype)])
-    last = scores.type.rank - 1
-    weights = b.emit("softmax", [scores], axis=last)
-    if attn_mask is not None:
-        best = b.emit("reduce_max", [scores], axes=(last,), keepdims=True)
-        hidden = b.emit("eq", [best, b.constant(-math.inf, q.dtype)])
-        weights = b.emit("where", [hidden, b.constant(0.0, q.dtype), weights])
-    return b.temp(b.emit("matmul", [weights, v], transpose_a=False, transpose_b=False))
-
-
-def _shared_heads(b: Importer, x: Value, q: Value) -> Value:
-    """Heads of ``x`` repeated until there are as many as in ``q``."""
-    if x.type.rank < 3 or x.type.rank != q.type.rank:
-        raise Unmapped("grouped attention without heads")
-    heads, wanted = static(x.shape[-3], "attention"), static(q.shape[-3], "attention")
-    if heads == wanted:
-        return x
-    if not heads or wanted % heads:
-        raise Unmapped(f"{wanted} heads of queries for {heads} of keys")
-    apart = b.emit("reshape", [x], shape=(*x.shape[:-2], 1, *x.shape[-2:]))
-    spread = expanded(b, apart, (*x.shape[:-2], wanted // heads, *x.shape[-2:]))
-    return b.emit("reshape", [spread], shape=(*x.shape[:-3], wanted, *x.shape[-2:]))
+            mask = b.emit("where", [mask, b.constant(0.0, q.dtype), b.constant(-math.inf, q.dtype)])
+        operands.append(b.cast(mask, q.dtype))
+    return b.temp(b.emit("sdpa", operands, scale=float(factor), causal=bool(is_causal)))
 
 
 # --- convolution ------------------------------------------------------------------------------------------------

@@ -72,6 +72,8 @@ def make(name: str) -> Any:
         if isinstance(m, torch.nn.BatchNorm2d):
             m.running_mean.normal_(0, 0.1)
             m.running_var.uniform_(0.5, 1.5)
+        if isinstance(m, torch.nn.Linear) and not m.weight.any():  # ViT's head, whose results would be zeros
+            torch.nn.init.normal_(m.weight, 0, 0.02)
     return net
 
 

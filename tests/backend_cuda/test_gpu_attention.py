@@ -155,3 +155,17 @@ def test_autocast_training_follows_torch() -> None:
     assert not report["own_calls"], report
     for a, b, p in zip(grads["ours"], grads["theirs"], exact.parameters(), strict=True):
         assert error(a, p.grad) < max(4 * error(b, p.grad), 1e-2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_networks_of_half_precision(dtype: Any) -> None:
+    """Normalizations sum in float32, whatever they are given."""
+    torch.manual_seed(0)
+    exact = Encoder().double().cuda().eval()
+    theirs = copy.deepcopy(exact).to(dtype)
+    ours = nnaccel.optimize(copy.deepcopy(theirs), device="cuda")
+    x = torch.randn(4, 50, 128, device="cuda").to(dtype)
+    with torch.no_grad():
+        want = exact(x.double())
+        for _ in range(3):
+            assert error(ours(x), want) < max(2 * error(theirs(x), want), bound(dtype))

@@ -12,7 +12,6 @@ from backend_cuda.test_executable import Gpu, gpu
 from dfp.helpers import Net
 from nnaccel_backend_cuda import nvrtc, stems
 from nnaccel_backend_cuda.candidates import Proposer
-from nnaccel_backend_cuda.stem_candidates import StemCall
 from nnaccel_backend_cuda.stems import StemSpec
 from nnaccel_core.api import Machine
 from nnaccel_core.errors import ToolchainError
@@ -79,7 +78,7 @@ def test_the_compiler_takes_the_kernel(case: StemSpec) -> None:
 def offered(graph: Graph, tf32: bool = True) -> list[Any]:
     options = Options(tf32=("conv",) if tf32 else ())
     found = Proposer(assign_layouts(graph, weights_last=True), {"n": 2}, MACHINE, options, None).propose()
-    return [c for c in found if isinstance(c.impl, StemCall)]
+    return [c for c in found if isinstance(c.impl, StemSpec)]
 
 
 def first_layer(channels: int, last: bool) -> Graph:
@@ -91,9 +90,9 @@ def test_the_kernel_reads_the_image_as_it_comes(gpu: Gpu) -> None:
     bare, fused = offered(first_layer(3, last=False))
     assert [n.op for n in bare.nodes] == ["reorder", "reorder", "conv"]
     assert [n.op for n in fused.nodes] == ["reorder", "reorder", "conv", "relu"]
-    assert bare.impl.spec.image_strides == (768, 256, 16, 1) and fused.impl.spec.steps == (("relu",),)
+    assert bare.impl.image_strides == (768, 256, 16, 1) and fused.impl.steps == (("relu",),)
     bare, fused = offered(first_layer(3, last=True))
-    assert bare.impl.spec.image_strides == (768, 1, 48, 3)
+    assert bare.impl.image_strides == (768, 1, 48, 3)
 
 
 def test_what_is_not_offered(gpu: Gpu) -> None:
@@ -111,10 +110,10 @@ def test_a_rounded_image_is_rounded_as_it_is_read(gpu: Gpu) -> None:
     nodes = (Node("cast", (x,), (low,), {"dtype": "bfloat16"}), Node("conv", (low, w), (y,), attrs))
     (found,) = offered(Graph((x, w), (), nodes, (y,)))
     assert "cast" in [n.op for n in found.nodes]
-    assert (found.impl.spec.image_dtype, found.impl.spec.math) == ("float32", "bfloat16")
+    assert (found.impl.image_dtype, found.impl.math) == ("float32", "bfloat16")
     # A second reader of the rounded image: it has to be in memory.
     (found,) = offered(Graph((x, w), (), nodes, (y, low)))
-    assert "cast" not in [n.op for n in found.nodes] and found.impl.spec.image_dtype == "bfloat16"
+    assert "cast" not in [n.op for n in found.nodes] and found.impl.image_dtype == "bfloat16"
 
 
 def test_gradients_of_weights(gpu: Gpu) -> None:
@@ -122,5 +121,5 @@ def test_gradients_of_weights(gpu: Gpu) -> None:
     dw = Value(TensorType((16, 3, 3, 3), "float32"), "dw")
     attrs = {"stride": (1, 1), "padding": ((1, 1), (1, 1)), "dilation": (1, 1), "groups": 1, "kernel": (3, 3)}
     (found,) = offered(Graph((dy, x), (), (Node("conv_backward_weights", (dy, x), (dw,), attrs),), (dw,)))
-    assert found.impl.spec.gradient and found.impl.spec.image_strides == (243, 81, 9, 1)
-    assert found.inputs[0].type.same_memory(channels_last(4)) and found.impl.spec.window == (16, 9, 9, 3, 3)
+    assert found.impl.gradient and found.impl.image_strides == (243, 81, 9, 1)
+    assert found.inputs[0].type.same_memory(channels_last(4)) and found.impl.window == (16, 9, 9, 3, 3)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from nnaccel_backend_cuda import attention
+from nnaccel_backend_cuda import attention, gathers
 from nnaccel_backend_cuda.convolutions import BIAS, RESIDUAL, ConvSpec, W, X, Y
 from nnaccel_backend_cuda.cudnn_graphs import GraphCall, Operand, Plan
 from nnaccel_backend_cuda.products import ProductSpec
@@ -121,6 +121,8 @@ class Proposer:
         for node in self.graph.nodes:
             if node.op in ("conv", "conv_backward_weights"):
                 found += few.propose(node)
+            if node.op in gathers.OPS:
+                found += gathers.propose(self, node)
             if any(self.static(v).dtype not in DTYPES or 0 in self.static(v).shape for v in (*node.inputs, *node.outputs)):
                 continue
             if node.op in _GRADIENTS and self.tuner is not None:

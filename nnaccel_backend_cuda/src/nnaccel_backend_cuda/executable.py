@@ -25,12 +25,12 @@ from nnaccel_backend_cuda.candidates import ProductCall
 from nnaccel_backend_cuda.cudnn_graphs import GraphCall, frontend
 from nnaccel_backend_cuda.cudnn_graphs import Plan as GraphPlan
 from nnaccel_backend_cuda.cut import copying_bytes, cut, dear
+from nnaccel_backend_cuda.gathers import GatherSpec
 from nnaccel_backend_cuda.memory import ALIGNMENT, CudaMemory, Scratch, logical, physical
 from nnaccel_backend_cuda.mobile import Mobile
 from nnaccel_backend_cuda.probe import cupy
 from nnaccel_backend_cuda.products import Product
-from nnaccel_backend_cuda.stem_candidates import StemCall
-from nnaccel_backend_cuda.stems import Stem
+from nnaccel_backend_cuda.stems import StemSpec
 from nnaccel_core import debug
 from nnaccel_core.api import Executable
 from nnaccel_core.errors import NnaccelError
@@ -195,18 +195,14 @@ class CudaExecutable(Executable):
                 product.run(at[0], at[1], at[2] if bias else 0, at[-1], workspace, stream)
 
             return multiply
-        if isinstance(impl, StemCall):
-            stem = Stem(impl.spec, self._backend.machine, self._backend.kernels)
-            self._workspace = max(self._workspace, stem.workspace)
-            no_bias = not impl.spec.bias and not impl.spec.gradient
+        if isinstance(impl, (StemSpec, GatherSpec)):
+            ours = impl.ready(self._backend.machine, self._backend.kernels)
+            self._workspace = max(self._workspace, ours.workspace)
 
-            def few_channels(spaces: Spaces, workspace: int, stream: int) -> None:
-                at = [spaces[p][i] + o for p, i, o in places]
-                if no_bias:
-                    at.insert(2, 0)
-                stem.run(at, workspace, stream)
+            def run_ours(spaces: Spaces, workspace: int, stream: int) -> None:
+                ours.run([spaces[p][i] + o for p, i, o in places], workspace, stream)
 
-            return few_channels
+            return run_ours
         raise NnaccelError(f"{s.origin}: the candidate {s.candidate.reason!r} is not of the CUDA backend")
 
     def _on_host(self, s: HostStep) -> Launch:

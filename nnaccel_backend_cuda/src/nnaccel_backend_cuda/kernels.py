@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Protocol
 
 from nnaccel_backend_cuda import nvrtc
 from nnaccel_backend_cuda.probe import cupy
@@ -29,6 +29,19 @@ SLOW_SECONDS = 2.0
 
 #: ``run(addresses, stream)`` enqueues a kernel.
 Run = Callable[[Sequence[int], int], None]
+
+
+class Handwritten(Protocol):
+    """Kernels written by hand, ready to run.
+
+    Attributes:
+        workspace: bytes that a run takes.
+    """
+
+    workspace: int
+
+    def run(self, addresses: Sequence[int], workspace: int, stream: int) -> None:
+        """Enqueue; ``addresses`` are those of a candidate's inputs, then of its outputs."""
 
 
 class Function:

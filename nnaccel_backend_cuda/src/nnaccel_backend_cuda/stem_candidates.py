@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nnaccel_backend_cuda import stems
@@ -16,13 +15,6 @@ if TYPE_CHECKING:
 
 #: Seconds between the starts of two kernels of a CUDA graph.
 START = 2.5e-6
-
-
-@dataclass(frozen=True)
-class StemCall:
-    """``Candidate.impl``: inputs are image, weights and, where there is one, bias; of a gradient, the result's and the image."""
-
-    spec: StemSpec
 
 
 class StemProposer:
@@ -127,9 +119,9 @@ class StemProposer:
             outputs=(output,),
             seconds=stems.seconds(spec, p.machine) + START * (2 if gradient else 1),
             reason=f"{' + '.join(n.op for n in nodes)} for few channels",
-            impl=StemCall(spec),
+            impl=spec,
             proposer="cuda",
         )
 
 
-__all__ = ["StemCall", "StemProposer"]
+__all__ = ["START", "StemProposer"]

@@ -70,6 +70,9 @@ class StemSpec:
     steps: tuple[tuple[Any, ...], ...] = ()
     gradient: bool = False
 
+    def ready(self, machine: Machine, loader: KernelLoader) -> Stem:
+        return Stem(self, machine, loader)
+
 
 @dataclass(frozen=True)
 class Tiling:
@@ -220,10 +223,11 @@ class Stem:
         self._sum = add.bound(count, THREADS, 0, 2, numbers(o, at_once, *spec.weights_strides))
 
     def run(self, addresses: Sequence[int], workspace: int, stream: int) -> None:
-        """Enqueue. ``addresses``: image, weights, bias (0 where there is none), result; of a gradient: result's gradient, image,
+        """Enqueue. ``addresses``: image, weights, bias where there is one, result; of a gradient: result's gradient, image,
         weights' gradient."""
         if self._forward is not None:
-            self._forward(addresses, stream)
+            image, weights, *bias, y = addresses
+            self._forward((image, weights, bias[0] if bias else 0, y), stream)
             return
         dy, x, dw = addresses
         self._part((dy, x, workspace), stream)

@@ -25,7 +25,7 @@ NAMES = sorted(
 SIDES = {"Inception": 80, "Xception": 80, "NASNetLarge": 331, "NASNetMobile": 224, "MobileNet": 64}
 TRAINED = [
     "MobileNet", "MobileNetV2", "MobileNetV3Small", "ResNet50", "ResNet50V2", "DenseNet121", "EfficientNetB0", "EfficientNetV2B0",
-    "VGG11" if "VGG11" in NAMES else "VGG16", "Xception",
+    "VGG16", "Xception",
 ]  # fmt: skip
 
 
@@ -70,28 +70,40 @@ def test_prediction(name):
     assert not report["own_calls"] and all(p == "traced by TensorFlow" for p in report["programs"]), report
 
 
-def step(net, images):
-    """Loss and gradients of a step of training."""
-    keras.utils.set_random_seed(7)
+def gradients(net, images, labels):
+    """Of a loss in training mode, in float64, by variable."""
     with tf.GradientTape() as tape:
-        loss = tf.reduce_mean(keras.losses.sparse_categorical_crossentropy(np.arange(3), net(images, training=True)))
-    return float(loss), [g.numpy().astype("float64") for g in tape.gradient(loss, net.trainable_variables)]
+        loss = tf.reduce_mean(keras.losses.sparse_categorical_crossentropy(labels, net(images, training=True)))
+    return [g.numpy().astype("float64") for g in tape.gradient(loss, net.trainable_variables)]
+
+
+def error(found, judge):
+    """Relative error in the 2-norm, each variable weighed by its own size."""
+    errors = [np.linalg.norm(a - b) / np.linalg.norm(b) for a, b in zip(found, judge, strict=True) if np.linalg.norm(b) > 1e-10]
+    return float(np.sqrt(np.mean(np.square(errors))))
 
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_one_step_of_training(name):
-    model, images = network(name)
-    fast = nnaccel.optimize(model)
+    """Gradients jump where an activation is within rounding of a kink, on either side: hence several inputs of many images."""
+    model, _ = network(name)
+    for layer in model.layers:
+        if hasattr(layer, "rate"):
+            layer.rate = 0.0  # double precision draws other numbers
+    twin, fast = twin_in_float64(model), nnaccel.optimize(model)
     values = [v.numpy() for v in model.variables]
-    found = []
-    for net in (model, fast):
-        for v, value in zip(model.variables, values, strict=True):
-            v.assign(value)
-        found.append(step(net, images))
-    (loss, theirs), (loss2, ours) = found
-    assert abs(loss - loss2) < 1e-4 * abs(loss)
-    norm = np.linalg.norm
-    largest = max(norm(g) for g in theirs)
-    for v, a, b in zip(model.trainable_variables, theirs, ours, strict=True):
-        assert norm(a - b) < 1e-2 * max(norm(a), 1e-2 * largest), v.path
+    ours, theirs = [], []
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        images, labels = rng.normal(size=(16, *model.input_shape[1:])).astype("f"), rng.integers(0, 10, 16)
+        judge = None
+        for net, given, into in ((twin, images.astype("float64"), None), (model, images, theirs), (fast, images, ours)):
+            for v, value in zip(net.variables, values, strict=True):
+                v.assign(value.astype(v.dtype))
+            found = gradients(net, given, labels)
+            if into is None:
+                judge = found
+            else:
+                into.append(error(found, judge))
+    assert np.median(ours) <= 4 * np.median(theirs), (ours, theirs)
     assert not fast.nnaccel_report()["own_calls"]

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from frontend_tf.test_together import TENSORFLOW, TORCH
+
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.install
 
@@ -89,3 +91,24 @@ def test_wheels_hold_what_they_should(wheels):
     for source, listing in names.items():
         tops = {n.split("/")[0] for n in listing if ".dist-info" not in n}
         assert tops == {source if source != "." else "nnaccel"}, tops
+
+
+#: What each framework is installed as, our package for it, and a program that uses both.
+FRAMEWORKS = {
+    "torch": ("torch==2.13.0", "nnaccel_frontend_torch", TORCH),
+    "tensorflow": ("tensorflow-cpu==2.21.0", "nnaccel_frontend_tf", TENSORFLOW),
+}
+
+
+@pytest.mark.parametrize("names", [("torch",), ("tensorflow",), ("torch", "tensorflow")], ids="+".join)
+def test_frameworks_in_environments_of_their_own(fresh, wheels, names, tmp_path):
+    """One framework without the other, and both in either order; using one never imports the other."""
+    ours = ["nnaccel_core", "nnaccel_backend_x86", ".", *(FRAMEWORKS[n][1] for n in names)]
+    pip(fresh, *(FRAMEWORKS[n][0] for n in names), *(str(wheels[p]) for p in ours))
+    for order in itertools.permutations(names):
+        parts = ["import nnaccel, sys\n"]
+        for i, name in enumerate(order):
+            parts.append(FRAMEWORKS[name][2])
+            parts += [f"assert {other!r} not in sys.modules\n" for other in FRAMEWORKS if other not in order[: i + 1]]
+        done = subprocess.run([str(fresh), "-c", "".join(parts)], capture_output=True, text=True, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr[-3000:]

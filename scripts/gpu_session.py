@@ -20,7 +20,7 @@ import sysconfig
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("nnaccel_core", "nnaccel_frontend_torch", "nnaccel_backend_cuda")
+PACKAGES = ("nnaccel_core", "nnaccel_frontend_torch", "nnaccel_frontend_onnx", "nnaccel_backend_cuda")
 
 
 def metadata(folder: Path) -> None:

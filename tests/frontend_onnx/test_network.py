@@ -12,7 +12,7 @@ import onnx.reference
 import pytest
 
 from frontend_onnx.devices import has_x86, network
-from nnaccel_core.errors import InputError, MismatchError
+from nnaccel_core.errors import InputError, MismatchError, ShapeError
 
 F, INT = onnx.TensorProto.FLOAT, onnx.TensorProto.INT64
 DEVICES = ["reference", "interp", pytest.param("cpu", marks=pytest.mark.skipif(not has_x86(), reason="no x86 backend here"))]
@@ -374,3 +374,24 @@ def test_integers_are_divided_towards_zero(device):
     proto = model([h.make_node("Div", ["a", "b"], ["y"])], {"a": (INT, ["N"]), "b": (INT, ["N"])}, {"y": (INT, ["N"])})
     a, b = (m.ravel() for m in np.meshgrid(np.array([-7, -6, -1, 0, 1, 6, 7]), np.array([-4, -3, -1, 1, 3, 4])))
     assert np.array_equal(network(proto, device)(a, b), np.trunc(a / b).astype(np.int64))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("at", [0, 2, -1, -3])
+def test_one_place_of_an_axis_of_any_size(device, at):
+    """It is a slice, not a gather; where the axis is too short, the call fails, and others go on."""
+    nodes = [h.make_node("Relu", ["x"], ["r"]), h.make_node("Gather", ["r", "at"], ["y"], axis=1)]
+    proto = model(nodes, {"x": (F, ["N", "L", 3])}, {"y": (F, ["N", 3])}, {"at": np.array(at)})
+    net = network(proto, device)
+    for length in (5, 3, 4):
+        x = np.random.default_rng(length).normal(size=(2, length, 3)).astype("f")
+        assert np.array_equal(net(x), np.maximum(x, 0)[:, at])
+    ops = [n.op for p in net.session.programs().values() for s in p.segments.values() for n in s.main.nodes]
+    assert "gather" not in ops and not list(net.notes())
+    short = np.ones((2, 1, 3), "f")
+    if at in (0, -1):
+        assert np.array_equal(net(short), short[:, 0])
+    else:
+        with pytest.raises(ShapeError, match="gather"):
+            net(short)
+    assert np.array_equal(net(x), np.maximum(x, 0)[:, at])

@@ -11,17 +11,15 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnx.helper as h
-import onnx.numpy_helper
 import pytest
 
 from frontend_onnx.devices import has_x86, network
+from frontend_onnx.judge import in_double
 
 runtime = pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
 pytestmark = pytest.mark.skipif(not has_x86(), reason="no x86 backend here")
 
 ROOT = Path(__file__).parents[2]
-FLOAT, DOUBLE = onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE
 
 
 def installed(package: str, path: str) -> Path:
@@ -31,30 +29,6 @@ def installed(package: str, path: str) -> Path:
         if (Path(folder) / path).exists():
             return Path(folder) / path
     pytest.skip(f"{package} is not installed; make test-onnx installs it")
-
-
-def in_double(graph: onnx.GraphProto) -> None:
-    """Make everything float64 that is float32, in place."""
-    for t in graph.initializer:
-        _tensor(t)
-    for v in (*graph.input, *graph.output, *graph.value_info):
-        if v.type.tensor_type.elem_type == FLOAT:
-            v.type.tensor_type.elem_type = DOUBLE
-    for node in graph.node:
-        for a in node.attribute:
-            if a.HasField("g"):
-                in_double(a.g)
-            if a.HasField("t"):
-                _tensor(a.t)
-            if node.op_type == "Cast" and a.name == "to" and a.i == FLOAT:
-                a.i = DOUBLE
-        if node.op_type == "ConstantOfShape" and not node.attribute:
-            node.attribute.append(h.make_attribute("value", onnx.numpy_helper.from_array(np.zeros(1))))
-
-
-def _tensor(t: onnx.TensorProto) -> None:
-    if t.data_type == FLOAT:
-        t.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(t).astype(np.float64), t.name))
 
 
 class Compared:
@@ -163,7 +137,7 @@ def test_speech_in_pieces(name):
 
 
 def test_speech_as_a_sequence():
-    """A sequence of any length: its recurrent layer stays with onnx, and everything around it is compiled."""
+    """A sequence of any length, its recurrent layer included, is compiled."""
     net = Compared(installed("silero_vad", "data/silero_vad_16k_sequence.onnx"))
     sound = speech(512 * 6 + 64)
     for count in (6, 3):
@@ -171,4 +145,5 @@ def test_speech_as_a_sequence():
         zeros = np.zeros((1, 1, 128), np.float32)
         found, _, _ = net.run(input=pieces, h=zeros, c=zeros)
         assert found.shape == (count,)
+    assert not [n for n in net.net.notes() if n.startswith("in onnx: ")]
     net.check()

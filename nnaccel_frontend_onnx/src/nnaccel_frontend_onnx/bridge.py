@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,12 @@ def aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray[Any, Any
 def ir_dtype(dtype: np.dtype[Any]) -> str | None:
     """The IR's name of a numpy dtype; None where it has none (strings, complex numbers, unsigned integers beyond a byte)."""
     return _DTYPES.get(dtype)
+
+
+def is_array(value: Any) -> bool:
+    """Whether ``value`` is a numpy array, or one of CuPy's on a GPU."""
+    cupy = sys.modules.get("cupy")
+    return isinstance(value, np.ndarray) or (cupy is not None and isinstance(value, cupy.ndarray))
 
 
 class Tracked(np.ndarray[Any, Any]):

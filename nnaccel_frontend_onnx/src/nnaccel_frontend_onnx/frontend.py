@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from nnaccel_core.api import Captured, Diagnosis, Frontend, Inspection
+from nnaccel_core.errors import UnsupportedError
 
 if TYPE_CHECKING:
     from nnaccel_core.driver.session import Session
@@ -50,12 +51,18 @@ class OnnxFrontend(Frontend):
         ``optimize(..., train=True)`` a `TrainableNetwork`.
 
         Raises:
-            ModelError: the model is not valid; InputError: it is to be trained, but has no parameters.
+            ModelError: the model is not valid; InputError: it is to be trained, but has no parameters; UnsupportedError: it is to
+                be trained on a GPU.
         """
         from nnaccel_frontend_onnx.loading import load
         from nnaccel_frontend_onnx.network import Network
         from nnaccel_frontend_onnx.training import TrainableNetwork
 
+        if session.options.train and session.bridge.device != "cpu":
+            raise UnsupportedError(
+                f"ONNX networks are trained on the CPU, where their parameters are numpy arrays; {session.device} was asked for: "
+                f"optimize(model, train=True), then optimize(trained, device={session.device!r}) to predict there"
+            )
         if isinstance(model, TrainableNetwork):
             checked = load(model.proto())  # its parameters as they are now
         else:

@@ -14,7 +14,7 @@ from nnaccel_core.errors import ShapeError, UnsupportedError
 from nnaccel_core.ir import Dim, Node, TensorType, Value, free_symbols, numpy_dtype
 from nnaccel_core.ops.registry import collect_guards, infer
 from nnaccel_frontend_onnx.assembly import ForeignPart, Imported, assemble
-from nnaccel_frontend_onnx.bridge import ir_dtype
+from nnaccel_frontend_onnx.bridge import ir_dtype, is_array
 from nnaccel_frontend_onnx.control import Make
 from nnaccel_frontend_onnx.errors import NeedSizes, NeedValue, Unmapped
 from nnaccel_frontend_onnx.expansion import body_of
@@ -42,7 +42,7 @@ class Pattern:
     @classmethod
     def of_array(cls, value: Any) -> Pattern:
         """The pattern of exactly this value."""
-        if not isinstance(value, np.ndarray):
+        if not is_array(value):
             return cls(None)
         return cls(ir_dtype(value.dtype), value.shape)
 
@@ -256,6 +256,11 @@ class Importer:
         if free_symbols(dim) <= self.input_symbols:
             raise NeedSizes(f"the size {dim} must be a number")
         raise Unmapped(f"the size {dim} is known only while it runs")
+
+    def assume(self, a: Dim, b: Dim) -> None:
+        """The program holds for sizes for which ``a`` is ``b``; for others it is imported again."""
+        if a != b:
+            self.guards[a, b] = None
 
     def told(self, dim: Dim) -> bool:
         """Whether the sizes of inputs tell ``dim``."""

@@ -18,7 +18,7 @@ from nnaccel_core.ir import TensorType, sym
 from nnaccel_core.ir.types import common_env
 from nnaccel_frontend_onnx.arguments import Argument, argument, declared, unwrapped
 from nnaccel_frontend_onnx.assembly import Imported
-from nnaccel_frontend_onnx.bridge import ir_dtype
+from nnaccel_frontend_onnx.bridge import ir_dtype, is_array
 from nnaccel_frontend_onnx.errors import NeedSizes, NeedValue
 from nnaccel_frontend_onnx.importer import SMALL, Pattern, import_model
 from nnaccel_frontend_onnx.items import PREDICTION, Array, Mode
@@ -26,13 +26,13 @@ from nnaccel_frontend_onnx.loading import Model
 
 if TYPE_CHECKING:
     from nnaccel_core.driver.session import Compiled, Session
+    from nnaccel_frontend_onnx.gpu import CupyCudaBridge
 
 #: Values of shape-deciding inputs for which programs are kept at most.
 _VALUES = 64
 #: Values of an input for which the branch that it chooses is compiled in; beyond, conditions are asked at each call.
 _CHOICES = 4
 _BATCH = "batch"
-_ndarray = np.ndarray
 _numbers = itertools.count()
 _T = TypeVar("_T")
 
@@ -75,6 +75,9 @@ class Network:
         self._deciding: tuple[str, ...] = ()  # inputs whose values are part of the keys of _hot
         self._lock = threading.RLock()
         self._declared = {v.name: declared(v) for v in self._specs.values()}
+        #: where the network runs on a GPU, its memory
+        self._gpu: CupyCudaBridge | None = session.bridge if session.bridge.device == "cuda" else None  # type: ignore[assignment]
+        self._arrays = (np.ndarray,) if self._gpu is None else self._gpu.arrays
 
     @property
     def inputs(self) -> list[Argument]:
@@ -95,12 +98,12 @@ class Network:
         Raises:
             InputError: missing or unknown inputs, wrong dtypes, sizes that do not fit.
         """
-        results = self._run(self._named(args, kwargs))
+        results = self._placed_run(self._named(args, kwargs))
         return results[0] if len(results) == 1 else tuple(results)
 
     def run(self, output_names: Sequence[str] | None, feeds: Mapping[str, Any]) -> list[Any]:
         """The named outputs (all for None) for these inputs, like an inference session's ``run``."""
-        results = self._run(dict(feeds))
+        results = self._placed_run(dict(feeds))
         if output_names is None:
             return results
         unknown = [n for n in output_names if n not in self._output_names]
@@ -114,14 +117,28 @@ class Network:
 
     # --- one call -------------------------------------------------------------------------------------------------
 
+    def _placed_run(self, given: dict[str, Any]) -> list[Any]:
+        """`_run`; on a GPU, results of host arrays alone are brought back, others stay there."""
+        gpu = self._gpu
+        if gpu is None:
+            return self._run(given)
+        with gpu.current(self.session.device):
+            given = {n: gpu.taken(v) for n, v in given.items()}
+            results = self._run(given)
+            return [*map(gpu.place if any(map(gpu.is_placed, given.values())) else gpu.fetch, results)]
+
+    def _launched(self, compiled: Compiled, tensors: list[Any]) -> list[Any]:
+        """The program's results for these arrays, which are brought to where it runs."""
+        return compiled(tensors if self._gpu is None else [self._gpu.place(t) for t in tensors])
+
     def _run(self, given: dict[str, Any]) -> list[Any]:
         # What was called before with arrays of the same names, shapes and dtypes needs no further look.
-        arrays = all(type(v) is _ndarray and v.flags.c_contiguous for v in given.values())
+        arrays = all(type(v) in self._arrays and v.flags.c_contiguous for v in given.values())
         now = self._key(given) if arrays else None
         hot = self._hot.get(now)
         if hot is not None:
             compiled, order, outputs = hot
-            results = compiled([given[n] for n in order])
+            results = self._launched(compiled, [given[n] for n in order])
             return [results[k] for k in outputs]
         feeds = self._checked(given)
         plan = self._plan(feeds)
@@ -133,7 +150,7 @@ class Network:
                 plan.by_sample = True
                 self._note("samples are run one by one: the file fixes the batch at 1, and some layers mix samples")
                 return self._by_sample(feeds)
-            results = compiled([feeds[n] for n in compiled.captured.program.inputs])
+            results = self._launched(compiled, [feeds[n] for n in compiled.captured.program.inputs])
             keyed = now is not None and plan.frozen <= set(self._deciding) and now == self._key(given)
             if keyed and given.keys() == feeds.keys() and self._plain(compiled, imported):
                 if len(self._hot) > 256:  # sizes come and go
@@ -214,16 +231,17 @@ class Network:
         exact = plan.by_size
         if not exact:
             env: dict[str, int] = {}
-            fits = all(isinstance(v, np.ndarray) and self._fits(n, v, env) for n, v in feeds.items() if n not in plan.frozen)
+            fits = all(is_array(v) and self._fits(n, v, env) for n, v in feeds.items() if n not in plan.frozen)
             if not fits:
                 batch = self._other_batch(feeds)
                 exact = not batch
         if exact and self._other_batch(feeds):
             batch = _BATCH  # sizes are numbers, but reshapes to the declared batch still have to follow
-        values = {n: feeds[n] for n in feeds if n in plan.frozen}
+        host = self._host
+        values = {n: host(feeds[n]) for n in feeds if n in plan.frozen}
         key: tuple[Any, ...] = (_kind(feeds), mode.train, exact, batch, *((n, v.shape, v.tobytes()) for n, v in values.items()))
         if exact:
-            key += tuple(v.shape for v in feeds.values() if isinstance(v, np.ndarray))
+            key += tuple(v.shape for v in feeds.values() if is_array(v))
         found = self._imported.get(key)
         if found is None or not self._holds(found[1]):
             with self._lock:
@@ -246,6 +264,8 @@ class Network:
             return Network(body, self.session, self)
 
         imported = import_model(self.model, patterns, values, batch, make, mode, choices)
+        if self._gpu is not None:
+            imported.captured = self._gpu.around_host(imported.captured)
         types = tuple(TensorType(p.shape, p.dtype) for p in patterns.values() if p.dtype is not None)
         signature = Signature(types, training=mode.train, grad=mode.train)
         fixed = tuple((n, v.tobytes()) for n, v in imported.fixed.items())
@@ -279,7 +299,7 @@ class Network:
         sizes = set()
         for name, value in feeds.items():
             declared = self._declared[name]
-            if not isinstance(value, np.ndarray) or not declared or declared[0] != 1 or value.ndim != len(declared):
+            if not is_array(value) or not declared or declared[0] != 1 or value.ndim != len(declared):
                 return ""
             if not common_env(declared[1:], value.shape[1:], {}):
                 return ""
@@ -294,7 +314,7 @@ class Network:
             value = results[spec] if isinstance(spec, int) else spec
             if info.type.HasField("optional_type"):
                 value = unwrapped(info.type.optional_type.elem_type, value)
-            if isinstance(value, np.ndarray) and (id(value) in taken or not isinstance(spec, int)):
+            if is_array(value) and (id(value) in taken or not isinstance(spec, int)):
                 value = value.copy()
             taken.add(id(value))
             out.append(value)
@@ -306,9 +326,11 @@ class Network:
 
         from nnaccel_core.driver.verify import check
 
+        host = {n: self._host(v) for n, v in feeds.items()}
         with np.errstate(all="ignore"):
-            want = onnx.reference.ReferenceEvaluator(self.model.proto).run(None, {**self.model.initializers, **feeds})
-        pairs = [(results[s], w) for s, w in zip(imported.outputs, want, strict=True) if isinstance(s, int)]
+            want = onnx.reference.ReferenceEvaluator(self.model.proto).run(None, {**self.model.initializers, **host})
+        found = [self._host(r) for r in results]
+        pairs = [(found[s], w) for s, w in zip(imported.outputs, want, strict=True) if isinstance(s, int)]
         tensors = [(a, np.asarray(b)) for a, b in pairs if isinstance(a, np.ndarray) and ir_dtype(a.dtype) is not None]
         given = [feeds[n] for n in compiled.captured.program.inputs]
         check(compiled, given, [a for a, _ in tensors], [b for _, b in tensors])
@@ -316,7 +338,12 @@ class Network:
     def _by_sample(self, feeds: dict[str, Any]) -> list[Any]:
         count = next(iter(feeds.values())).shape[0]
         runs = [self._run({n: v[k : k + 1] for n, v in feeds.items()}) for k in range(count)]
-        return [np.concatenate(parts) for parts in zip(*runs, strict=True)]
+        join = np.concatenate if self._gpu is None else self._gpu.concatenate
+        return [join(parts) for parts in zip(*runs, strict=True)]
+
+    def _host(self, value: Any) -> Any:
+        """``value`` in host memory."""
+        return value if self._gpu is None else self._gpu.fetch(value)
 
     def _note(self, text: str) -> None:
         self._reasons.setdefault(text)
@@ -363,7 +390,7 @@ class Network:
             wanted = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(spec.type.tensor_type.elem_type))
         except KeyError:
             return value
-        if not isinstance(value, np.ndarray):
+        if not is_array(value):
             if isinstance(value, np.generic) or hasattr(value, "__array__"):
                 value = np.asarray(value)
             elif hasattr(value, "__dlpack__"):
@@ -395,7 +422,7 @@ class Network:
 
 def _kind(feeds: Mapping[str, Any]) -> tuple[Any, ...]:
     """Names, dtypes and ranks of the feeds."""
-    return tuple((n, v.dtype.str, v.ndim) if isinstance(v, np.ndarray) else (n, "") for n, v in feeds.items())
+    return tuple((n, v.dtype.str, v.ndim) if is_array(v) else (n, "") for n, v in feeds.items())
 
 
 def keeps_apart(compiled: Compiled) -> bool:

@@ -23,7 +23,8 @@ def nnaccel_register_frontends() -> Sequence[type[Frontend]]:
 
 @hookimpl
 def nnaccel_register_bridges() -> Sequence[type[Bridge]]:
-    """The bridge for numpy arrays."""
+    """The bridges: numpy arrays in host memory, CuPy arrays on NVIDIA GPUs."""
     from nnaccel_frontend_onnx.bridge import NumpyCpuBridge
+    from nnaccel_frontend_onnx.gpu import CupyCudaBridge
 
-    return [NumpyCpuBridge]
+    return [NumpyCpuBridge, CupyCudaBridge]

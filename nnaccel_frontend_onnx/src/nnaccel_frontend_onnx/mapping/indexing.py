@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from nnaccel_core.ir import Value
+from nnaccel_core.ir import Value, dim_min
 from nnaccel_frontend_onnx.errors import Unmapped
 from nnaccel_frontend_onnx.items import Known
 from nnaccel_frontend_onnx.mapping import Call, Result, maps, positive
@@ -20,12 +20,14 @@ def gather(n: Call) -> Value:
     x = n.x()
     axis = n.axis(x.type.rank, 0)
     item = n.item(1)
-    if isinstance(item, Known) and item.array.size == 1 and isinstance(x.shape[axis], int):
+    if isinstance(item, Known) and item.array.size == 1 and n.c.told(x.shape[axis]):
         # One place is a slice, which costs nothing.
-        at = int(item.array.reshape(-1)[0])
-        at = at + n.c.static(x.shape[axis]) if at < 0 else at
-        if 0 <= at < n.c.static(x.shape[axis]):
-            return n.reshape(cut(n, x, axis, at, at + 1), (*x.shape[:axis], *item.array.shape, *x.shape[axis + 1 :]))
+        at, extent = int(item.array.reshape(-1)[0]), x.shape[axis]
+        least = at + 1 if at >= 0 else -at
+        if not isinstance(extent, int) or extent >= least:
+            n.c.assume(dim_min(extent, least), least)
+            start = at if at >= 0 else extent + at
+            return n.reshape(cut(n, x, axis, start, start + 1), (*x.shape[:axis], *item.array.shape, *x.shape[axis + 1 :]))
     return n.emit("gather", x, n.x(1), axis=axis)
 
 

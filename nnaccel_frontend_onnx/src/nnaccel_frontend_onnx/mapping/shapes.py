@@ -109,7 +109,7 @@ def concat(n: Call) -> Value:
     return xs[0] if len(xs) == 1 else n.emit("concat", *xs, axis=axis)
 
 
-def cut(n: Call, x: Value, axis: int, start: int, end: Dim, step: int = 1) -> Value:
+def cut(n: Call, x: Value, axis: int, start: Dim, end: Dim, step: int = 1) -> Value:
     """``x[start:end:step]`` along one axis; ``start`` and ``end`` count from the front and lie inside."""
     if (start, end, step) == (0, x.shape[axis], 1):
         return x

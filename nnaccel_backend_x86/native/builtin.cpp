@@ -4,6 +4,7 @@
 
 #include "microkernel.h"
 #include "pack.h"
+#include "pooling.h"
 #include "product.h"
 #include "recurrent.h"
 #include "weights_gradient.h"
@@ -20,7 +21,9 @@ struct Entry {
 
 constexpr Entry KERNELS[] = {
     {"concat", concat},
+    {"joined_weights_gradient", joined_weights_gradient},
     {"lstm", lstm},
+    {"max_pool_gradient", max_pool_gradient},
     {"pack_panels", pack_panels},
     {"product", product},
     {"rows_product", rows_product},

@@ -11,6 +11,10 @@ TARGET void pass(const TileProduct &p, int64_t column, int64_t columns) {
         for (int v = 0; v < V; ++v) sum[r][v] = SET(0);
     // Of three rows each: base, base + step, base + 2 * step are addresses that need no arithmetic.
     constexpr int GROUPS = (R + 2) / 3;
+    // What is added to may have left the caches near this core: it comes while the products are summed.
+    if (p.accumulate)
+#pragma GCC unroll 16
+        for (int r = 0; r < R; ++r) __builtin_prefetch(p.c + column + r * p.ldc, 1);
     const int64_t step = p.lda, a_step = p.a_step, b_step = p.b_step;
     const int64_t jump = V * WIDTH > PANEL ? p.panel - PANEL : 0, c_jump = V * WIDTH > PANEL ? p.c_panel - PANEL : 0;
     for (int64_t t = 0; t < p.count; ++t) {

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <vector>
 
 #include "microkernel.h"
 #include "transpose.h"
@@ -24,6 +25,13 @@ struct Dims {
     int64_t g_stride, x_stride;  // elements between pixels
     int64_t outer, inner;        // output and input channels of a task; `inner` is a multiple of PANEL
     int64_t rows;                // output rows of a band: of one image, or all rows of some images
+};
+
+// Where an image has few channels, all that a window sees stands for the channels of one pixel: then `Dims` are those of a 1x1
+// window, and these the real ones (nnaccel_backend_x86.weights_gradient.joined_from).
+struct Joined {
+    int64_t in_height, in_width, in_channels, window_height, window_width;
+    int64_t step_y, step_x, spread_y, spread_x, margin_y, margin_x;  // stride, dilation, padding
 };
 
 // Along one axis: output position i saw input position i * stride + k * dilation - pad. Input positions are gathered by phase (their
@@ -86,8 +94,9 @@ void copy_rows(int64_t rows, const float *from, int64_t stride, int64_t count, f
 
 class Gradient {
 public:
-    Gradient(void **buffers, const Dims &dims, uint8_t *scratch)
+    Gradient(void **buffers, const Dims &dims, const Joined *joined, uint8_t *scratch)
         : d_(dims),
+          joined_(joined),
           kernels_(micro_kernels()),
           y_{d_.stride_y, d_.dilation_y, d_.pad_y, d_.height, d_.kernel_height},
           x_{d_.stride_x, d_.dilation_x, d_.pad_x, d_.width, d_.kernel_width} {
@@ -111,6 +120,7 @@ public:
         pixel_ = reinterpret_cast<int64_t *>(right_ + taps_ * d_.rows);
         counts_ = pixel_ + taps_ * d_.rows;
         runs_ = counts_ + taps_;
+        seen_.resize(joined_ ? size_t(up(d_.channels, PANEL)) : 0);
         for (int64_t tap = 0; tap < taps_; ++tap) {
             const int64_t kx = tap % d_.kernel_width;
             runs_[tap] = x_.last(kx, d_.out_width) - x_.first(kx, 0);
@@ -137,7 +147,10 @@ public:
                 for (int64_t row = 0; row < d_.out_height; row += d_.rows)
                     band(n, n + 1, row, std::min(d_.out_height, row + d_.rows));
         }
-        finish();
+        if (!joined_)
+            finish();
+        else if (!finish_joined())
+            by_definition();
     }
 
 private:
@@ -146,7 +159,13 @@ private:
         const int64_t rows = end - begin, pixels = (last - first) * rows * d_.out_width;
         const float *g = g_from_ + (first * d_.out_height + begin) * d_.out_width * d_.g_stride + out_;
         pack(g, pixels);
-        for (int64_t n = first; n < last; ++n) gather(n, begin, rows, panels_ + (n - first) * image_);
+        for (int64_t n = first; n < last; ++n) {
+            float *to = panels_ + (n - first) * image_;
+            if (joined_)
+                join(n, begin, rows, to);
+            else
+                gather(n, begin, rows, to);
+        }
         for (int64_t ky = 0; ky < d_.kernel_height; ++ky) {
             const int64_t from = y_.first(ky, begin), to = y_.last(ky, end), slot = y_.slot(y_.phase(ky)), shift = y_.shift(ky);
             for (int64_t kx = 0; kx < d_.kernel_width; ++kx) {
@@ -208,6 +227,37 @@ private:
         }
     }
 
+    // What the windows of output rows [begin, begin + rows) of an image see, zeros outside of it, as panels.
+    void join(int64_t image, int64_t begin, int64_t rows, float *to) {
+        const int64_t c = joined_->in_channels, run = joined_->window_width * c, row_step = joined_->in_width * d_.x_stride;
+        const float *from = x_from_ + image * joined_->in_height * row_step;
+        for (int64_t row = begin; row < begin + rows; ++row)
+            for (int64_t ox = 0; ox < d_.out_width; ++ox, to += PANEL) {
+                const int64_t left = ox * joined_->step_x - joined_->margin_x, top = row * joined_->step_y - joined_->margin_y;
+                const bool inside =
+                    joined_->spread_x == 1 && d_.x_stride == c && left >= 0 && left + joined_->window_width <= joined_->in_width;
+                for (int64_t ky = in_ / run; ky * run < in_ + ins_; ++ky) {
+                    float *put = seen_.data() + ky * run;
+                    const int64_t y = top + ky * joined_->spread_y;
+                    if (y < 0 || y >= joined_->in_height) {
+                        std::memset(put, 0, size_t(run) * sizeof(float));
+                    } else if (inside) {
+                        std::memcpy(put, from + y * row_step + left * c, size_t(run) * sizeof(float));
+                    } else {
+                        for (int64_t kx = 0; kx < joined_->window_width; ++kx) {
+                            const int64_t x = left + kx * joined_->spread_x;
+                            if (x < 0 || x >= joined_->in_width)
+                                std::memset(put + kx * c, 0, size_t(c) * sizeof(float));
+                            else
+                                std::memcpy(put + kx * c, from + y * row_step + x * d_.x_stride, size_t(c) * sizeof(float));
+                        }
+                    }
+                }
+                for (int64_t p = 0; p * PANEL < ins_; ++p)
+                    std::memcpy(to + p * panel_, seen_.data() + in_ + p * PANEL, PANEL * sizeof(float));
+            }
+    }
+
     void products() {
         const int64_t panels = (ins_ + PANEL - 1) / PANEL, most = kernels_.columns / PANEL, sums = taps_ * d_.outer * PANEL;
         for (int64_t p = 0; p < panels; p += most) {
@@ -237,12 +287,54 @@ private:
             }
     }
 
+    // The address of the gradient of input `column` of a window: (output channel, channel, window).
+    float *result(int64_t o, int64_t column) const {
+        const int64_t c = column % joined_->in_channels, tap = column / joined_->in_channels;
+        return to_ + ((out_ + o) * joined_->in_channels + c) * joined_->window_height * joined_->window_width + tap;
+    }
+
+    // The sums to the gradient; false where one is not finite.
+    bool finish_joined() const {
+        float check = 0;
+        for (int64_t o = 0; o < outs_; ++o)
+            for (int64_t j = 0; j < ins_; ++j) {
+                const float sum = sums_[(j / PANEL * d_.outer + o) * PANEL + j % PANEL];
+                *result(o, in_ + j) = sum;
+                check += sum * 0.0f;
+            }
+        return check == 0.0f;
+    }
+
+    // Without what lies outside, where zeros do not stand for it: NaN and infinity in `g` reach only what they should.
+    void by_definition() const {
+        std::vector<float> sums(static_cast<size_t>(outs_));
+        for (int64_t column = in_; column < in_ + ins_; ++column) {
+            const int64_t tap = column / joined_->in_channels, ky = tap / joined_->window_width, kx = tap % joined_->window_width;
+            std::fill(sums.begin(), sums.end(), 0.0f);
+            for (int64_t n = 0; n < d_.images; ++n)
+                for (int64_t oy = 0; oy < d_.out_height; ++oy) {
+                    const int64_t y = oy * joined_->step_y + ky * joined_->spread_y - joined_->margin_y;
+                    if (y < 0 || y >= joined_->in_height) continue;
+                    for (int64_t ox = 0; ox < d_.out_width; ++ox) {
+                        const int64_t x = ox * joined_->step_x + kx * joined_->spread_x - joined_->margin_x;
+                        if (x < 0 || x >= joined_->in_width) continue;
+                        const int64_t pixel = (n * joined_->in_height + y) * joined_->in_width + x;
+                        const float seen = x_from_[pixel * d_.x_stride + column % joined_->in_channels];
+                        const float *g = g_from_ + ((n * d_.out_height + oy) * d_.out_width + ox) * d_.g_stride + out_;
+                        for (int64_t o = 0; o < outs_; ++o) sums[size_t(o)] += g[o] * seen;
+                    }
+                }
+            for (int64_t o = 0; o < outs_; ++o) *result(o, column) = sums[size_t(o)];
+        }
+    }
+
     struct Tile {
         int64_t first, rows;  // output channels
         float *g;
     };
 
     const Dims &d_;
+    const Joined *joined_;  // or null
     const MicroKernels &kernels_;
     const Axis y_, x_;
     const float *g_from_, *x_from_;
@@ -256,6 +348,7 @@ private:
     int64_t *pixel_, *counts_, *runs_;
     Tile *tile_;
     int64_t tiles_;
+    std::vector<float> seen_;  // by one window, up to whole panels
 };
 
 }  // namespace
@@ -264,8 +357,14 @@ private:
 // input channels, window). Tasks: blocks of output channels by blocks of input channels, the latter fastest. Scratch: see
 // nnaccel_backend_x86.weights_gradient.Blocks.scratch.
 void weights_gradient(void **buffers, const int64_t *dims, uint8_t *scratch, int64_t begin, int64_t end) {
-    const Dims &d = *reinterpret_cast<const Dims *>(dims);
-    Gradient gradient(buffers, d, scratch);
+    Gradient gradient(buffers, *reinterpret_cast<const Dims *>(dims), nullptr, scratch);
+    for (int64_t i = begin; i < end; ++i) gradient.task(i);
+}
+
+// The same of joined windows: `Joined` follows `Dims`.
+void joined_weights_gradient(void **buffers, const int64_t *dims, uint8_t *scratch, int64_t begin, int64_t end) {
+    const auto *joined = reinterpret_cast<const Joined *>(dims + sizeof(Dims) / sizeof(int64_t));
+    Gradient gradient(buffers, *reinterpret_cast<const Dims *>(dims), joined, scratch);
     for (int64_t i = begin; i < end; ++i) gradient.task(i);
 }
 

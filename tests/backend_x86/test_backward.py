@@ -66,15 +66,15 @@ def is_onednn(c: Candidate) -> bool:
 
 
 def own(net: Net, y: Value, kernel: str = "weights_gradient") -> Candidate:
-    """The candidate by this kernel of the native library."""
-    (found,) = (c for c in candidates(net, y) if not is_onednn(c) and c.impl.name == kernel)
+    """The candidate by this kernel of the native library, or by its form for few channels."""
+    (found,) = (c for c in candidates(net, y) if not is_onednn(c) and c.impl.name in (kernel, f"joined_{kernel}"))
     return found
 
 
 def cut(c: Candidate, b: Blocks) -> Candidate:
     """The candidate with its work cut another way."""
     d = GradientDims(*c.impl.dims[:15])
-    dims = (*c.impl.dims[:17], b.outer, b.inner, b.rows)
+    dims = (*c.impl.dims[:17], b.outer, b.inner, b.rows, *c.impl.dims[20:])
     return replace(c, impl=replace(c.impl, dims=dims, tasks=b.tasks(d), scratch=b.scratch(d)))
 
 
@@ -119,6 +119,7 @@ def test_cuts(shape: tuple[Any, ...]) -> None:
     d = GradientDims(*c.impl.dims[:15])
     panels = -(-d.channels // 16) * 16
     h = d.out_height
+    assert (c.impl.name == "joined_weights_gradient") == (shape[0] < 16)
     for blocks in ((1, 16, 1), (7, panels, min(2, h)), (d.out_channels, 32, h), (16, 16, 2 * h)):
         for threads in (1, 2):
             check(B, net, cut(c, Blocks(*blocks)), threads)

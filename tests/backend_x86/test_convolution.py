@@ -153,6 +153,27 @@ def test_no_bias_and_asymmetric_padding() -> None:
         check(B, net, c)
 
 
+@pytest.mark.parametrize("layout", [IMAGE, (0, 1, 2, 3)], ids=["channels-last", "row-major"])
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("groups", [1, 2, 48])
+@pytest.mark.parametrize(
+    "size,window,stride,pads", [(40, 5, 1, (0, 0)), (33, 3, 2, (2, 1)), (7, 1, 1, (0, 0)), (1, 1, 3, (0, 0))]
+)
+def test_columns_of_pixels(
+    layout: tuple[int, ...], batch: int, groups: int, size: int, window: int, stride: int, pads: tuple[int, int]
+) -> None:
+    net = Net()
+    x, w = net.input(batch, 48, size, 1, layout=layout), net.param(96, 48 // groups, window, 1)
+    attrs = {"stride": (stride, 2), "padding": (pads, (0, 0)), "dilation": (1, 3), "groups": groups}
+    y = net.op("conv", x, w, net.param(96), layout=layout, **attrs)
+    y = net.op("add", net.input(*y.shape, layout=layout), y, layout=layout)
+    y = net.op("relu", net.op("add", y, net.param(96, 1, 1), layout=layout), layout=layout)
+    candidates = propose(B, net, y)
+    assert candidates or layout != IMAGE
+    for c in candidates:
+        check(B, net, c)
+
+
 @pytest.mark.parametrize("spatial", [(40,), (6, 7, 8)], ids=["1d", "3d"])
 def test_other_ranks(spatial: tuple[int, ...]) -> None:
     nd = len(spatial)

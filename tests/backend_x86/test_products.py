@@ -50,6 +50,16 @@ def test_residual_and_bias_forms() -> None:
             check(B, net, c)
 
 
+@pytest.mark.parametrize("rows,columns", [(1, 24), (5, 24), (5, 1)])
+@pytest.mark.parametrize("bias", [(), (1,), (1, 1)])
+def test_one_number_for_a_bias(rows: int, columns: int, bias: tuple[int, ...]) -> None:
+    for transpose_b, weights in ((True, (columns, 40)), (False, (40, columns))):
+        net = Net()
+        y = net.op("matmul", net.input(rows, 40), net.param(*weights), net.param(*bias), transpose_b=transpose_b)
+        for c in propose(B, net, y):
+            check(B, net, c)
+
+
 def test_leading_axes_are_rows() -> None:
     net = Net()
     y = net.op("matmul", net.input(2, 9, 40), net.param(24, 40), net.param(24), transpose_b=True)

@@ -6,11 +6,20 @@ from collections import Counter
 
 from core.graphs import CONV, Builder
 from core.test_passes import check_same, ops
-from nnaccel_core.ir import sym
+from nnaccel_core.ir import Node, Value, sym
+from nnaccel_core.ops.registry import infer
 from nnaccel_core.passes import concat
 
 POOL = {"kernel": (2, 2), "stride": (2, 2), "padding": ((0, 0), (0, 0)), "dilation": (1, 1), "ceil_mode": False}
 POINT = {**CONV, "padding": ((0, 0), (0, 0))}
+
+
+def measured(b: Builder, x: Value) -> tuple[Value, ...]:
+    """Mean and variance of the channels of ``x``."""
+    types = infer("batch_norm_stats", [x.type], {})
+    stats = tuple(Value(t, f"{name}_{x.name}") for t, name in zip(types, ("mean", "var"), strict=True))
+    b.nodes.append(Node("batch_norm_stats", (x,), stats, {}, f"norm_{x.name}"))
+    return stats
 
 
 def test_concats_merge():
@@ -31,6 +40,26 @@ def test_concats_along_different_axes_or_with_other_readers_stay():
     after = concat.merge_concats(before)
     assert ops(after) == ["concat"] * 3
     check_same(before, after)
+
+
+def test_statistics_of_a_part_are_taken_once():
+    b = Builder()
+    x, y, z = (b.input(sym("n"), c, 5, 4) for c in (3, 2, 4))
+    outputs = []
+    for parts in ((x,), (x, y), (x, y, z)):
+        whole = b("concat", *parts, axis=1)
+        outputs += measured(b, whole)
+    before = b.done(*outputs)
+    after = concat.measure_before_concat(before)
+    assert Counter(ops(after)) == {"batch_norm_stats": 3, "concat": 6}
+    check_same(before, after, {"n": 2})
+
+
+def test_statistics_of_images_joined_side_by_side_stay():
+    b = Builder()
+    x, y = b.input(2, 3, 5, 4), b.input(2, 3, 5, 2)
+    whole = b("concat", x, y, axis=3)
+    assert ops(concat.measure_before_concat(b.done(*measured(b, whole)))) == ["concat", "batch_norm_stats"]
 
 
 def test_pooling_moves_before_concat():

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from core.graphs import CONV, Builder
+from core.test_concat_passes import measured
 from core.test_passes import check_same
 from nnaccel_core.ir import Graph, Value, sym
 from nnaccel_core.passes.pipeline import GRAPH_PASSES
@@ -76,6 +77,11 @@ def concats(b: Builder) -> tuple[Value, ...]:
     return (b("concat", b("concat", x, y, axis=1), z, axis=1),)
 
 
+def statistics_of_concats(b: Builder) -> tuple[Value, ...]:
+    x, y, z = (b.input(N, c, 4, 4) for c in (3, 2, 1))
+    return (*measured(b, b("concat", x, y, axis=1)), *measured(b, b("concat", x, y, z, axis=1)))
+
+
 def work_behind_a_concat(b: Builder) -> tuple[Value, ...]:
     x = b.input(N, 3, 8, 8)
     parts = (b("conv", x, b.param(c, 3, 1, 1), **POINT) for c in (2, 3))
@@ -122,6 +128,7 @@ SAMPLES: dict[str, Callable[[Builder], tuple[Value, ...]]] = {
     "fold_affine_behind_batch_norm": scales,
     "fold_bias": biases,
     "merge_concats": concats,
+    "measure_before_concat": statistics_of_concats,
     "move_before_concat": work_behind_a_concat,
     "activate_after_max_pool": activation_in_front_of_a_pool,
     "merge_sibling_convolutions": siblings,

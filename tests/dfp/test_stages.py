@@ -51,7 +51,20 @@ def relayout() -> Graph:
     return net.graph(net.op("reorder", net.input("n", 16, 14, 14), layout=(0, 1, 2, 3)))
 
 
-GROUPS = {f.__name__: f for f in (depthwise_block, affine_relu_pool, softmax, global_average, two_outputs, relayout)}
+def sums_of_rows() -> Graph:
+    net = Net()
+    x = net.input("n", 32, 28, 28)
+    return net.graph(net.mean(net.op("mul", x, x), 3, keep=True))
+
+
+def scaled_concat() -> Graph:
+    net = Net()
+    x = net.op("concat", net.input("n", 16, 14, 14), net.input("n", 8, 14, 14), axis=1)
+    return net.graph(net.op("relu", net.op("mul", x, net.param(24, 1, 1))))
+
+
+SAMPLES = (depthwise_block, affine_relu_pool, softmax, global_average, two_outputs, relayout, sums_of_rows, scaled_concat)
+GROUPS = {f.__name__: f for f in SAMPLES}
 
 
 def _tiling_text(t: Tiling) -> str:

@@ -16,6 +16,7 @@ from nnaccel_backend_x86.candidates import Proposer
 from nnaccel_backend_x86.executable import X86Executable
 from nnaccel_backend_x86.memory import X86Memory
 from nnaccel_backend_x86.onednn import DST, SRC, PrimitiveCall, pack_primitive
+from nnaccel_backend_x86.pooling import pool_gradients
 from nnaccel_backend_x86.products import Products, concats
 from nnaccel_backend_x86.recurrent import recurrences
 from nnaccel_backend_x86.scope import Scope
@@ -92,7 +93,7 @@ class X86Backend(Backend):
         found += Backward(scope).propose(only) + WeightsGradient(scope).propose(only)
         if not strict:
             found += Winograd(scope).propose(only) + WinogradGradient(scope).propose(only)
-        return found + concats(scope, only) + recurrences(scope, only)
+        return found + concats(scope, only) + recurrences(scope, only) + pool_gradients(scope, only)
 
     def choices_key(self) -> str:
         stat = os.stat(native.library()._name)

@@ -119,18 +119,25 @@ class Proposer:
         copy = self.producers.get(x)
         if copy is not None and copy.op == "reorder" and len(self.scope.uses[x]) == 1 and x not in self.scope.results:
             sources.append(((copy,), copy.inputs[0]))  # read the original layout, if oneDNN can
+        # oneDNN computes several pixels of a row at a time: a column of pixels is given to it as a row (with 256 to 512 channels
+        # and a window of 5 pixels 3.7 to 4.2 ms instead of 9.2).
+        column = x.type.rank == 4 and all(self.static(v).shape[3] == 1 for v in (x, w, node.output))
+        view = _lying if column else _as_it_is
         found = []
         for before, source in sources:
-            for e in self._chains(node, Md.of):
-                found.append(self._conv_draft(node, before, source, e))
+            for e in self._chains(node, lambda t: Md.of(view(t))):
+                found.append(self._conv_draft(node, before, source, e, view))
         return found
 
-    def _conv_draft(self, node: Node, before: tuple[Node, ...], source: Value, e: Epilogue) -> Draft:
+    def _conv_draft(
+        self, node: Node, before: tuple[Node, ...], source: Value, e: Epilogue, view: Callable[[TensorType], TensorType]
+    ) -> Draft:
         a, machine = node.attrs, self.machine
-        x, w, out = self.static(source), sizes(self.static(node.inputs[1])), self.static(e.output)
+        x, out, w = view(self.static(source)), view(self.static(e.output)), sizes(view(self.static(node.inputs[1])))
         groups = a["groups"]
         dims = (groups, w[0] // groups, *w[1:]) if groups > 1 else w
-        window = (tuple(a["stride"]), tuple(a["dilation"]), *(tuple(p[side] for p in a["padding"]) for side in (0, 1)))
+        spatial = (tuple(a["stride"]), tuple(a["dilation"]), *(tuple(p[side] for p in a["padding"]) for side in (0, 1)))
+        window = tuple(v[::-1] for v in spatial) if view is _lying else spatial
         bias = Md(w[:1], (1,)) if len(node.inputs) == 3 else None
 
         def cut(md: Md, images: int) -> Md:
@@ -144,7 +151,7 @@ class Proposer:
             return Primitive(CONVOLUTION, machine.cores, src, dst, replace(weights, dims=dims), bias, window, post)
 
         operands = [(post_op_argument(k), v) for k, v in e.operands]
-        residual = next((i for i, (_, v) in enumerate(e.operands) if self.static(v) == out), None)
+        residual = next((i for i, (_, v) in enumerate(e.operands) if self.static(v) == self.static(e.output)), None)
         extra = sum(self._nbytes(v) for _, v in operands)
         batched = [(SRC, x), (DST, out)]
         batched += [(arg, t) for arg, v in operands if (t := self.static(v)).rank == out.rank and t.shape[0] != 1]
@@ -176,7 +183,7 @@ class Proposer:
             return []
         if b.rank == 2 and not node.attrs.get("transpose_a", False):
             bias = self.static(node.inputs[2]) if len(node.inputs) == 3 else None
-            if bias is None or bias.size == bias.shape[-1] == out.shape[-1]:
+            if bias is None or bias.size == math.prod(bias.shape[-1:]) == out.shape[-1]:
                 return self._fully_connected(node)
         return self._general(node)
 
@@ -282,6 +289,15 @@ class Proposer:
                 weights=Md(()),
             )
         ]
+
+
+def _as_it_is(t: TensorType) -> TensorType:
+    return t
+
+
+def _lying(t: TensorType) -> TensorType:
+    """A column of pixels as a row, in the same memory; also a window of one column."""
+    return TensorType((*t.shape[:2], t.shape[3], t.shape[2]), t.dtype, t.layout)
 
 
 def settle(drafts: Sequence[Draft]) -> list[Candidate]:

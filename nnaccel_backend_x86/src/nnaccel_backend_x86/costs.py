@@ -89,6 +89,8 @@ def product_seconds(machine: Machine, packed: bool, batch: int, m: int, n: int, 
 DATA_GRADIENT, DATA_GRADIENT_NARROW = 0.66, 0.18
 WEIGHTS_GRADIENT, WEIGHTS_GRADIENT_1X1 = 0.32, 0.5
 DEPTHWISE_DATA_GRADIENT, DEPTHWISE_WEIGHTS_GRADIENT = 0.12, 0.09
+#: That of the weights where images have fewer than 16 channels, for large windows, and elements' worth of work that one costs.
+WEIGHTS_GRADIENT_NARROW, NARROW_START = 0.4, 27.5
 
 
 def gradient_seconds(machine: Machine, op: str, x: Shape, w: Shape, out: Shape, groups: int) -> float:
@@ -104,6 +106,8 @@ def gradient_seconds(machine: Machine, op: str, x: Shape, w: Shape, out: Shape, 
             efficiency = DATA_GRADIENT_NARROW
     else:
         efficiency = WEIGHTS_GRADIENT_1X1 if math.prod(w[2:]) == 1 else WEIGHTS_GRADIENT
+        if w[1] < 16 and groups == 1 and math.prod(w[2:]) > 1:
+            efficiency = WEIGHTS_GRADIENT_NARROW * math.prod(w[1:]) / (math.prod(w[1:]) + NARROW_START)
         efficiency *= _fill(w[0] // groups, 8)
     compute = flops / (machine.flops * BOOST * efficiency)
     memory = traffic_seconds(machine, 4.0 * (math.prod(x) + math.prod(out) + math.prod(w)))
@@ -172,6 +176,18 @@ def lstm_seconds(machine: Machine, steps: int, batch: int, hidden: int, blocks: 
 def concat_seconds(machine: Machine, nbytes: float) -> float:
     """A copy of ``nbytes`` into a slice of a wider tensor."""
     return OWN_LAUNCH + traffic_seconds(machine, 2 * nbytes)
+
+
+#: Cycles of one core that a vector of channels of one element of a window takes in the gradient of max pooling.
+POOL_TAP = 4.0
+
+
+def pool_gradient_seconds(machine: Machine, taps: float, nbytes: float, tasks: int) -> float:
+    """The gradient of max pooling: ``taps`` elements of windows; ``nbytes`` of all operands and the result."""
+    width = machine.simd_bytes // 4
+    cycle = 4 * width / (machine.flops / machine.cores * BOOST)
+    compute = taps / width * POOL_TAP * cycle / min(machine.cores, tasks)
+    return OWN_LAUNCH + max(compute, traffic_seconds(machine, nbytes))
 
 
 #: Winograd, by pixels of a tile each way: cycles of one core that a vector of channels of one tile takes through the transforms

@@ -288,8 +288,10 @@ class Products:
             return []
         bias = node.inputs[2] if len(node.inputs) == 3 else None
         n, k, m = sizes(out)[-1], sizes(a)[-1], math.prod(sizes(out)[:-1])
-        if bias is not None and not (bias in self.params and self.static(bias).size == n == self.static(bias).shape[-1]):
-            return []
+        if bias is not None:
+            shape = sizes(self.static(bias))
+            if bias not in self.params or not math.prod(shape) == math.prod(shape[-1:]) == n:
+                return []
         transposed = bool(node.attrs.get("transpose_b", False))
         found = []
         for f in self.finishes(node):

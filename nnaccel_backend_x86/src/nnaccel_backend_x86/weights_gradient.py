@@ -58,6 +58,23 @@ class GradientDims:
         return self.images * self.out_height * self.out_width
 
 
+#: Windows of images with fewer channels than this are joined: all that one sees stands for the channels of one pixel, which takes
+#: this part of the time that gathering as many channels does, as neighbors see much of the same.
+JOINED_BELOW, JOINED = 16, 0.5
+
+
+def joined(d: GradientDims) -> GradientDims:
+    """The same gradient as that of a 1x1 window whose input channels are all that the window sees."""
+    out = (d.out_height, d.out_width)
+    return GradientDims(d.images, *out, d.taps * d.channels, *out, d.out_channels, 1, 1, 1, 1, 1, 1, 0, 0)
+
+
+def joined_from(d: GradientDims) -> tuple[int, ...]:
+    """The integers of kernel ``joined_weights_gradient`` that say what was joined: its C++ structure ``Joined``."""
+    spacing = (d.stride_y, d.stride_x, d.dilation_y, d.dilation_x, d.pad_y, d.pad_x)
+    return (d.height, d.width, d.channels, d.kernel_height, d.kernel_width, *spacing)
+
+
 #: Where the distances between pixels of g and x come, after `GradientDims`.
 G_STRIDE, X_STRIDE = 15, 16
 
@@ -104,6 +121,7 @@ def _cuts(d: GradientDims, machine: Machine) -> Iterator[Blocks]:
             bands = -(-d.out_height // max(1, pixels // d.out_width))
             rows.add(-(-d.out_height // bands))
     outers, inners = {min(k, d.out_channels) for k in OUTER}, {min(k, panels) for k in INNER}
+    inners.add(-(-panels // PANEL // machine.cores) * PANEL)  # each core's share
     least = Blocks(min(outers), min(inners), min(rows))
     for b in (Blocks(o, i, r) for o in sorted(outers) for i in sorted(inners) for r in sorted(rows)):
         if b == least or b.scratch(d) <= MOST_SCRATCH * machine.l2:
@@ -111,8 +129,8 @@ def _cuts(d: GradientDims, machine: Machine) -> Iterator[Blocks]:
 
 
 @functools.lru_cache(maxsize=512)
-def best(d: GradientDims, machine: Machine) -> tuple[float, Blocks]:
-    """The least estimated seconds, and how to cut for that."""
+def best(d: GradientDims, machine: Machine, gather: float = 1.0) -> tuple[float, Blocks]:
+    """The least estimated seconds, and how to cut for that; ``gather``: the time to gather, as part of what is usual."""
 
     def seconds(b: Blocks) -> float:
         return costs.own_gradient_seconds(
@@ -120,7 +138,7 @@ def best(d: GradientDims, machine: Machine) -> tuple[float, Blocks]:
             pixels=d.pixels,
             run=d.out_width,
             band=b.rows * d.out_width,
-            gathered=b.gathered(d) / (b.rows * d.out_width),
+            gathered=gather * b.gathered(d) / (b.rows * d.out_width),
             taps=d.taps,
             channels=d.channels,
             out_channels=d.out_channels,
@@ -167,19 +185,22 @@ class WeightsGradient:
             size = out = (size[0] // join, size[1] * join)
         return GradientDims(sizes(x)[0], *size, sizes(x)[1], *out, sizes(g)[1], *kernel, *stride, *dilation, *pad)
 
-    def _candidate(self, node: Node, d: GradientDims) -> Candidate:
-        seconds, b = best(d, self.machine)
-        dims = (*vars(d).values(), d.out_channels, d.channels, b.outer, b.inner, b.rows)
+    def _candidate(self, node: Node, real: GradientDims) -> Candidate:
+        join = real.channels < JOINED_BELOW and real.taps > 1
+        d = joined(real) if join else real
+        seconds, b = best(d, self.machine, JOINED if join else 1.0)
+        kernel, more = ("joined_weights_gradient", joined_from(real)) if join else ("weights_gradient", ())
+        dims = (*vars(d).values(), d.out_channels, real.channels, b.outer, b.inner, b.rows, *more)
         return Candidate(
             nodes=(node,),
             inputs=node.inputs,
             outputs=node.outputs,
             seconds=seconds,
             reason=(
-                f"own weights gradient, {b.tasks(d)} tasks of {b.outer} x {b.inner} channels, "
-                f"{b.rows * d.out_width} pixels at a time"
+                f"own weights gradient{' of joined windows' if join else ''}, {b.tasks(d)} tasks of {b.outer} x {b.inner} "
+                f"channels, {b.rows * d.out_width} pixels at a time"
             ),
-            impl=BuiltinCall("weights_gradient", dims, b.tasks(d), b.scratch(d), {0: G_STRIDE, 1: X_STRIDE}),
+            impl=BuiltinCall(kernel, dims, b.tasks(d), b.scratch(d), {0: G_STRIDE, 1: X_STRIDE}),
             proposer="x86",
             strided_in=(True, True),
             strided_out=(False,),

@@ -10,7 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from nnaccel_core.dfp.nests import loads_of, replace_acc, transform
+from nnaccel_core.dfp.pieces import Piece, pieces
 from nnaccel_core.dfp.scalars import Names, share, step_along
+from nnaccel_core.dfp.sweep import sweeps, swept
 from nnaccel_core.ir import Dim, Value, ceil_div, dim_max, dim_min, evaluate, free_symbols, substitute, sym
 from nnaccel_core.ir.dims import linear
 from nnaccel_core.ir.types import Layout
@@ -132,26 +134,31 @@ class NestEmitter:
             return self._pointwise()
         return self._reduction()
 
-    def _loop(self, axis: str, body: Sequence[Stmt], bind: str = "serial", lo: Dim | None = None, hi: Dim | None = None) -> Loop:
+    def loop(self, axis: str, body: Sequence[Stmt], bind: str = "serial", lo: Dim | None = None, hi: Dim | None = None) -> Loop:
         return Loop(axis, self.lo[axis] if lo is None else lo, self.hi[axis] if hi is None else hi, bind, tuple(body))
 
-    def _nested(self, axes: Sequence[str], body: list[Stmt]) -> list[Stmt]:
+    def nested(self, axes: Sequence[str], body: list[Stmt]) -> list[Stmt]:
         for axis in reversed(axes):
-            body = [self._loop(axis, body)]
+            body = [self.loop(axis, body)]
         return body
 
     def _pointwise(self) -> list[Stmt]:
         outer = [a for a in self.order if a != self.simd]
-        body = self._guarded(self.nest.where, self._store(self.nest.body, {}), self._store(Const(0, self.nest.out.dtype), {}))
+        body = self._guarded(self.nest.where, self.store(self.nest.body, {}), self.store(Const(0, self.nest.out.dtype), {}))
         inner = self._transposed(outer)
         if inner is not None:
             # A relayout: along the SIMD axis one side jumps, so the other side's contiguous axis goes innermost,
             # and every cache line is used up before it leaves.
             outer.remove(inner)
-            body = [self._loop(inner, body)]
+            body = [self.loop(inner, body)]
         if self.simd is not None:
-            body = [self._loop(self.simd, body, "simd")]
-        return self._nested(outer, body)
+            whole = Piece(self.nest.body, self.lo[self.simd], self.hi[self.simd])
+            parts = [whole] if inner is not None or self.nest.where else pieces(whole, self.simd, self.nest.axes)
+            if len(parts) > 1:  # a concat: each operand has a loop of its own, instead of being chosen for each vector
+                body = [self.loop(self.simd, self.store(p.value, {}), "simd", p.lo, p.hi) for p in parts]
+            else:
+                body = [self.loop(self.simd, body, "simd")]
+        return self.nested(outer, body)
 
     def _transposed(self, outer: Sequence[str]) -> str | None:
         if self.simd is None:
@@ -189,7 +196,7 @@ class NestEmitter:
 
         return transform(s, lambda d: substitute(d, full), load)
 
-    def _store(self, value: Scalar, env: Mapping[str, Dim], acc: Scalar | None = None) -> list[Stmt]:
+    def store(self, value: Scalar, env: Mapping[str, Dim], acc: Scalar | None = None) -> list[Stmt]:
         """Store ``value`` (a nest's expression, in which ``acc`` replaces the accumulator) at the nest's point."""
         value = self.concrete(value, env)
         if acc is not None:
@@ -210,14 +217,20 @@ class NestEmitter:
         self.unrolled, partner = self._unrolled_axis(outer)
         self.edges = partner is not None and partner == simd
         self.inside = tuple(b for b in nest.where if self.unrolled in free_symbols(b.index)) if self.unrolled else ()
+        usual = self._reduced(outer, partner)
+        return swept(self, outer, usual) if sweeps(self, outer) else usual
+
+    def _reduced(self, outer: Sequence[str], partner: str | None) -> list[Stmt]:
+        """Each output's sum in a register."""
+        nest, outer = self.nest, list(outer)
         if not outer:
             return self._rows(partner, [{}])
         u = outer.pop()
         # Outputs of one block share their loops, so no limit may depend on the blocked axis.
         clipped = set().union(*(free_symbols(b.index) for b in nest.where if b not in self.inside)) if nest.where else set()
         if u in clipped or self.block == 1 or not self._shares(u):
-            return self._nested(outer, [self._loop(u, self._rows(partner, [{}], whole=partner != u))])
-        return self._nested(outer, self._blocks(u, partner))
+            return self.nested(outer, [self.loop(u, self._rows(partner, [{}], whole=partner != u))])
+        return self.nested(outer, self._blocks(u, partner))
 
     def _shares(self, u: str) -> bool:
         """Whether neighboring outputs along ``u`` load something in common: weights, or overlapping windows."""
@@ -242,7 +255,7 @@ class NestEmitter:
             fits = Binary("and", Binary("ge", Index(start), Index(begin)), Binary("le", Index(start + width), Index(end)))
             body = [If(fits, tuple(body), tuple(self._rows(partner, points, columns=True)))]
         blocks = Loop(k, 0, ceil_div(hi - lo, width), "serial", (Let(f"{k}_u", dim_min(lo + width * sym(k), hi - width)), *body))
-        single = self._loop(u, self._rows(partner, [{}], whole=partner != u))
+        single = self.loop(u, self._rows(partner, [{}], whole=partner != u))
         return [If(Binary("ge", Index(hi - lo), Index(width)), (blocks,), (single,))]
 
     def _unrolled_axis(self, outer: Sequence[str]) -> tuple[str | None, str | None]:
@@ -292,7 +305,7 @@ class NestEmitter:
         if simd is None or self.lanes:
             return self._points(points, whole, columns)
         if partner != simd:
-            return [self._loop(simd, self._points(points, whole, columns), "simd")]
+            return [self.loop(simd, self._points(points, whole, columns), "simd")]
         begin, end = self._interior(simd, self.inside)
         k = self.names.fresh("w")
         left, right, side = sym(f"{k}_l"), sym(f"{k}_r"), f"{k}_s"
@@ -303,8 +316,8 @@ class NestEmitter:
         ]
         # Left and right edge in one piece of code: side 0 runs [lo, left), side 1 [right, hi).
         begin, end = self.lo[simd] + s * (right - self.lo[simd]), left + s * (self.hi[simd] - left)
-        edge = self._loop(simd, self._points(points, False), lo=begin, hi=end)
-        middle = self._loop(simd, self._points(points, True), "simd", left, right)
+        edge = self.loop(simd, self._points(points, False), lo=begin, hi=end)
+        middle = self.loop(simd, self._points(points, True), "simd", left, right)
         return [*lets, Loop(side, 0, 2, "serial", (edge,)), middle]
 
     def _points(self, points: list[dict[str, Dim]], whole: bool, columns: bool = False) -> list[Stmt]:
@@ -327,7 +340,7 @@ class NestEmitter:
                 value = Load(total, ())
             if wide != dtype:
                 value = Cast(value, dtype)
-            out += self._store(nest.final if nest.final is not None else Acc(), env, value)
+            out += self.store(nest.final if nest.final is not None else Acc(), env, value)
         return out
 
     def _open(self, accs: Sequence[Buffer]) -> list[Stmt]:

@@ -259,8 +259,8 @@ class SimtEmitter(NestEmitter):
         self.unrolled: str | None = None
         self.inside = ()
         if self.nest.combine is None:
-            zero = self._store(Const(0, self.nest.out.dtype), {})
-            body = self._guarded(self.nest.where, self._store(self.nest.body, {}), zero)
+            zero = self.store(Const(0, self.nest.out.dtype), {})
+            body = self._guarded(self.nest.where, self.store(self.nest.body, {}), zero)
         else:
             body = self._points([{}], False)
         return flat(self.names, [(a, self.lo[a], self.hi[a], 1) for a in self.order], body)

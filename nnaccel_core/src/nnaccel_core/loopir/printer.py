@@ -43,6 +43,8 @@ class Printer(abc.ABC):
     #: file name ending of a module, with the dot
     extension: ClassVar[str]
     reserved: ClassVar[frozenset[str]]
+    #: whether ``&&`` of lanes branches: it then loads what its second operand needs lane by lane
+    branches: ClassVar[bool] = False
 
     def module(self, kernels: Sequence[tuple[str, g.Kernel]]) -> str:
         """The source file that defines ``kernels`` under the given symbols.

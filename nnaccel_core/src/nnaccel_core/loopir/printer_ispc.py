@@ -79,6 +79,7 @@ class IspcPrinter(Printer):
     name: ClassVar[str] = "ispc"
     extension: ClassVar[str] = ".ispc"
     reserved: ClassVar[frozenset[str]] = frozenset(_RESERVED.split())
+    branches: ClassVar[bool] = True
 
     def prelude(self, helpers: set[tuple[str, str]]) -> str:
         text = [_PRIMITIVES.strip("\n")]

@@ -374,7 +374,8 @@ class Writer:
         if s.op in OPERATOR:
             return Text(self.small(f"({a.text} {OPERATOR[s.op]} {b.text})", Text("", dtype, varying)), dtype, varying)
         if s.op in _LOGIC:
-            return Text(f"({a.text} {_LOGIC[s.op][0 if dtype == 'bool' else 1]} {b.text})", dtype, varying)
+            bitwise = dtype != "bool" or (varying and self.printer.branches and s.op != "xor")
+            return Text(f"({a.text} {_LOGIC[s.op][bitwise]} {b.text})", dtype, varying)
         floating = dtype in ("float32", "float64")
         if s.op in ("max", "min"):
             if floating and not never_nan(s.a) and not never_nan(s.b):

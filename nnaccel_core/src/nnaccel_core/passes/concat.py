@@ -50,6 +50,35 @@ def merge_concats(graph: Graph) -> Graph:
     return r.finish()
 
 
+def measure_before_concat(graph: Graph) -> Graph:
+    """Statistics of the channels of concat(a, b) become those of a followed by those of b.
+
+    Each part is read once, however many concats it goes into: a layer of DenseNet reads all layers in front of it.
+    """
+    r = rewriter(graph)
+    concats: dict[Value, Node] = {}
+    known: dict[Value, tuple[Value, ...]] = {}
+
+    def measured(part: Value, node: Node) -> tuple[Value, ...]:
+        if part not in known:
+            known[part] = r.add_multi(node.op, [r.get(part)], node.attrs, origin=node.origin)
+        return known[part]
+
+    for node in graph.nodes:
+        concat = concats.get(node.inputs[0]) if node.op == "batch_norm_stats" else None
+        if concat is None:
+            r.emit(node)
+        else:
+            parts = [measured(v, node) for v in concat.inputs]
+            for old, pieces in zip(node.outputs, zip(*parts, strict=True), strict=True):
+                r.alias(old, r.add("concat", pieces, {"axis": 0}, origin=node.origin, name=old.name))
+        if node.op == "concat" and node.attrs["axis"] == 1:
+            concats[node.output] = node
+        elif node.op == "batch_norm_stats":
+            known.setdefault(node.inputs[0], tuple(r.get(v) for v in node.outputs))
+    return r.finish()
+
+
 def _elementwise_of_one(node: Node) -> bool:
     return len(node.inputs) == 1 and lookup(node.op).limit == "any" and node.op not in ("expand", "slice", "pad", "flip", "roll")
 

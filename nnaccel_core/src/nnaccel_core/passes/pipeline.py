@@ -21,6 +21,7 @@ GRAPH_PASSES: tuple[tuple[str, GraphPass], ...] = (
     ("fold_affine_behind_batch_norm", affine.fold_affine),
     ("fold_bias", fold.fold_bias),
     ("merge_concats", concat.merge_concats),
+    ("measure_before_concat", concat.measure_before_concat),
     ("move_before_concat", concat.move_before_concat),
     ("activate_after_max_pool", concat.activate_after_max_pool),
     ("merge_sibling_convolutions", concat.merge_sibling_convolutions),

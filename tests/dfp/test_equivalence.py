@@ -142,6 +142,14 @@ def test_concat_and_pad_inside() -> None:
     check_tiles(net.graph(net.max_pool(y, 3, 1, 0)), {"n": 2})
 
 
+def test_padding_beside_an_axis_of_one_element() -> None:
+    """Tiles of the padding compute nothing of what is padded, and write none of it outside of their memory."""
+    for last in (False, True):
+        net = Net(last)
+        y = net.avg_pool(net.input("n", 1, 6, 7), 2, 1)
+        check_tiles(net.graph(net.op("pad", y, pads=((0, 0), (1, 2), (1, 0), (2, 1)), mode="constant", value=0.5)), {"n": 2})
+
+
 def test_products() -> None:
     net = Net()
     x = net.input("n", 3, 6, 7)

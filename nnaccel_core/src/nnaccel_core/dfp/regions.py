@@ -110,7 +110,9 @@ def propagate(staged: Staged, axes: Sequence[int]) -> dict[Value, Region]:
         reduce = dict(nest.reduce)
         for load in nest_loads(nest):
             assert isinstance(load.buffer, Value)
-            need(load.buffer, tuple(index_region(d, spans, reduce) for d in load.index))
+            # An axis of one element has no loop that a tile could bound: each tile has it whole, those beside it too (padding).
+            at = zip(load.buffer.shape, load.index, strict=True)
+            need(load.buffer, tuple(None if n == 1 else index_region(d, spans, reduce) for n, d in at))
     return regions
 
 

@@ -40,6 +40,12 @@ const MicroKernels &micro_kernels();
 // Those of an instruction set ("avx512", "avx2", "sse2"), or null where this processor cannot run them.
 const MicroKernels *micro_kernels(const char *isa);
 
+// Of what there is for each instruction set, that for this processor.
+template <typename T>
+const T &best_of(const T &sse2, const T &avx2, const T &avx512) {
+    return micro_kernels("avx512") ? avx512 : micro_kernels("avx2") ? avx2 : sse2;
+}
+
 // One tile, as often as there are tasks, for tests and measurements. Buffers: A, B, C. Dims: instruction set (0 "sse2", 1 "avx2",
 // 2 "avx512"), rows, columns, count, k, lda, elements from one A_t to the next, from one B_t to the next, panel, ldc, accumulate.
 // With rows = 0, C gets the rows and columns of a tile instead, zeros where this processor lacks the instruction set.

@@ -9,6 +9,8 @@
 #include <cstring>
 #include <vector>
 
+#include "microkernel.h"
+
 namespace nnx {
 namespace {
 
@@ -37,34 +39,8 @@ void elements(const Tap *taps, int64_t count, int64_t begin, int64_t end, const 
     }
 }
 
-namespace sse2 {
-#define VECTORS_SSE2
-#include "vectors.h"
-#include "pooling_isa.h"
-#include "vectors_end.h"
-}  // namespace sse2
-
-namespace avx2 {
-#define VECTORS_AVX2
-#include "vectors.h"
-#include "pooling_isa.h"
-#include "vectors_end.h"
-}  // namespace avx2
-
-namespace avx512 {
-#define VECTORS_AVX512
-#include "vectors.h"
-#include "pooling_isa.h"
-#include "vectors_end.h"
-}  // namespace avx512
-
-using Window = decltype(&sse2::window);
-
-Window best() {
-    if (__builtin_cpu_supports("avx512f")) return avx512::window;
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return avx2::window;
-    return sse2::window;
-}
+#define ISA_TEXT "pooling_isa.h"
+#include "each_isa.h"
 
 // Outputs [first, last) whose windows reach into inputs [begin, end) of an axis.
 int64_t first_output(int64_t begin, int64_t kernel, int64_t stride, int64_t dilation, int64_t pad) {
@@ -77,7 +53,7 @@ int64_t first_output(int64_t begin, int64_t kernel, int64_t stride, int64_t dila
 // Buffers: the input, its maxima, the gradient of these; the gradient of the input. All are images of channels-last memory. Tasks:
 // images, each in bands of rows.
 void max_pool_gradient(void **buffers, const int64_t *dims, uint8_t *, int64_t begin, int64_t end) {
-    static const Window window = best();
+    static const auto window = best_of(sse2::window, avx2::window, avx512::window);
     const Dims &d = *reinterpret_cast<const Dims *>(dims);
     const auto *x = static_cast<const float *>(buffers[0]), *top = static_cast<const float *>(buffers[1]);
     const auto *g = static_cast<const float *>(buffers[2]);

@@ -11,43 +11,8 @@
 namespace nnx {
 namespace {
 
-namespace sse2 {
-#define TARGET
-#define VEC __m128
-#define WIDTH 4
-#include "recurrent_isa.h"
-#undef TARGET
-#undef VEC
-#undef WIDTH
-}  // namespace sse2
-
-namespace avx2 {
-#define TARGET __attribute__((target("avx2,fma")))
-#define VEC __m256
-#define WIDTH 8
-#include "recurrent_isa.h"
-#undef TARGET
-#undef VEC
-#undef WIDTH
-}  // namespace avx2
-
-namespace avx512 {
-#define TARGET __attribute__((target("avx512f,avx2,fma")))
-#define VEC __m512
-#define WIDTH 16
-#include "recurrent_isa.h"
-#undef TARGET
-#undef VEC
-#undef WIDTH
-}  // namespace avx512
-
-using Cells = void (*)(const float *added, const float *product, int64_t hidden, float *cell, float *state);
-
-Cells cells_of_this_processor() {
-    const char *isa = micro_kernels().isa;
-    if (!std::strcmp(isa, "avx512")) return avx512::cells;
-    return std::strcmp(isa, "avx2") ? sse2::cells : avx2::cells;
-}
+#define ISA_TEXT "recurrent_isa.h"
+#include "each_isa.h"
 
 }  // namespace
 
@@ -63,7 +28,7 @@ void lstm(void **buffers, const int64_t *dims, uint8_t *scratch, int64_t begin, 
     auto *state = static_cast<float *>(buffers[5]);
     auto *cell = static_cast<float *>(buffers[6]);
     auto *sums = reinterpret_cast<float *>(scratch);
-    static const Cells cells = cells_of_this_processor();
+    static const auto cells = best_of(sse2::cells, avx2::cells, avx512::cells);
     const MicroKernels &kernels = micro_kernels();
     const int64_t panel = hidden * PANEL, columns = (4 * hidden + PANEL - 1) / PANEL * PANEL;
     for (int64_t block = begin; block < end; ++block) {

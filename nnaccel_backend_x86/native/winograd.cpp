@@ -44,35 +44,12 @@ struct Transforms {
                    int64_t columns);
 };
 
-namespace sse2 {
-#define VECTORS_SSE2
-#include "vectors.h"
-#include "epilogue_isa.h"
-#include "winograd_isa.h"
-#include "vectors_end.h"
-}  // namespace sse2
-
-namespace avx2 {
-#define VECTORS_AVX2
-#include "vectors.h"
-#include "epilogue_isa.h"
-#include "winograd_isa.h"
-#include "vectors_end.h"
-}  // namespace avx2
-
-namespace avx512 {
-#define VECTORS_AVX512
-#include "vectors.h"
-#include "epilogue_isa.h"
-#include "winograd_isa.h"
-#include "vectors_end.h"
-}  // namespace avx512
+#define ISA_TEXT "winograd_isa.h"
+#include "each_isa.h"
 
 template <int N>
 const Transforms &transforms() {
-    static const Transforms &best = micro_kernels("avx512") ? avx512::transforms<N>
-                                    : micro_kernels("avx2") ? avx2::transforms<N>
-                                                            : sse2::transforms<N>;
+    static const Transforms &best = best_of(sse2::transforms<N>, avx2::transforms<N>, avx512::transforms<N>);
     return best;
 }
 

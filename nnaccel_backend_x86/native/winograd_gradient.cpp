@@ -27,31 +27,11 @@ struct Transforms {
     bool (*weights)(const float *from, int64_t distance, int64_t channels, float *to);
 };
 
-namespace sse2 {
-#define VECTORS_SSE2
-#include "vectors.h"
-#include "winograd_gradient_isa.h"
-#include "vectors_end.h"
-}  // namespace sse2
-
-namespace avx2 {
-#define VECTORS_AVX2
-#include "vectors.h"
-#include "winograd_gradient_isa.h"
-#include "vectors_end.h"
-}  // namespace avx2
-
-namespace avx512 {
-#define VECTORS_AVX512
-#include "vectors.h"
-#include "winograd_gradient_isa.h"
-#include "vectors_end.h"
-}  // namespace avx512
+#define ISA_TEXT "winograd_gradient_isa.h"
+#include "each_isa.h"
 
 const Transforms &best_transforms() {
-    static const Transforms &best = micro_kernels("avx512") ? avx512::transforms
-                                    : micro_kernels("avx2") ? avx2::transforms
-                                                            : sse2::transforms;
+    static const Transforms &best = best_of(sse2::transforms, avx2::transforms, avx512::transforms);
     return best;
 }
 

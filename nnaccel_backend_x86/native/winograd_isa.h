@@ -1,5 +1,7 @@
-// Included once per instruction set by winograd.cpp, inside a namespace of its own, after vectors.h and epilogue_isa.h.
+// Included once per instruction set by winograd.cpp, inside a namespace of its own, after vectors.h.
 // Every function works on WIDTH channels at a time. d, m: a row or column of a tile; see winograd_points.h for A and B.
+
+#include "epilogue_isa.h"
 
 #define EACH _Pragma("GCC unroll 8") for
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,8 +9,7 @@ import torch
 
 from backend_cuda.test_convolutions import use
 from backend_cuda.test_executable import Gpu, gpu
-from backend_cuda.test_training import laid
-from nnaccel_backend_cuda import probe
+from backend_cuda.test_training import laid, library
 from nnaccel_core.api import Captured
 from nnaccel_core.driver.segment import CompiledSegment
 from nnaccel_core.driver.training import TrainedSegment
@@ -21,18 +19,10 @@ from nnaccel_core.ops.registry import infer
 from nnaccel_core.options import Options
 from nnaccel_core.plan import LibraryStep
 
-__all__ = ["gpu"]
+__all__ = ["gpu", "library"]
 
 Tensor = torch.Tensor
 HEADS, ROWS, WIDE = 4, 6, 8
-
-
-@pytest.fixture
-def library(gpu: Gpu, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Gpu:
-    monkeypatch.setenv("NNACCEL_CACHE_DIR", str(tmp_path))
-    use(gpu, monkeypatch)
-    monkeypatch.setattr(probe.cupy().cuda, "get_elapsed_time", lambda a, b: 1e-6)  # faster than any estimate of ours
-    return gpu
 
 
 def attention(dtype: str = "float16", causal: bool = False, mask: bool = False, heads: int = HEADS, wide: int = WIDE) -> Graph:

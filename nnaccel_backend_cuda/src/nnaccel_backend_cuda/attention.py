@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nnaccel_backend_cuda.cudnn_graphs import GraphCall, Operand, Plan, data_type
-from nnaccel_backend_cuda.stem_candidates import START
+from nnaccel_backend_cuda.kernels import START
 from nnaccel_core.ir import Node, TensorType, Value
 from nnaccel_core.ir.types import ITEMSIZE
 from nnaccel_core.select.candidate import Candidate

@@ -12,8 +12,9 @@ import numpy as np
 from nnaccel_backend_cuda import attention, gathers
 from nnaccel_backend_cuda.convolutions import BIAS, RESIDUAL, ConvSpec, W, X, Y
 from nnaccel_backend_cuda.cudnn_graphs import GraphCall, Operand, Plan
+from nnaccel_backend_cuda.kernels import START
 from nnaccel_backend_cuda.products import ProductSpec
-from nnaccel_backend_cuda.stem_candidates import START, StemProposer
+from nnaccel_backend_cuda.stem_candidates import StemProposer
 from nnaccel_backend_cuda.tuning import Tuner
 from nnaccel_core.api import Machine
 from nnaccel_core.ir import Env, Graph, Node, TensorType, Value, channels_last, identity

@@ -6,15 +6,14 @@ its row. That reads the indices once for each row of the table, from the caches.
 
 from __future__ import annotations
 
-import functools
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nnaccel_backend_cuda.stem_candidates import START
+from nnaccel_backend_cuda.kernels import START, written
+from nnaccel_backend_cuda.stems import KINDS
 from nnaccel_core.ir import Node, identity
 from nnaccel_core.ir.types import ITEMSIZE
 from nnaccel_core.select.candidate import Candidate
@@ -30,8 +29,6 @@ OPS = ("gather", "gather_backward")
 THREADS = 256
 #: Elements of a row that each lane of a warp sums.
 PER = 8
-#: How the gradient's element types are told apart in the text.
-KINDS = {"float32": 0, "float16": 1, "bfloat16": 2}
 #: Part of the memory's speed that is reached; indices that a multiprocessor looks through in a second.
 BANDWIDTH, LOOKS = 0.6, 5e10
 
@@ -75,12 +72,7 @@ def source(spec: GatherSpec) -> tuple[str, int, int]:
         "UNIT": unit, "GROUP": group, "INDEX": {"int32": "int", "int64": "long long"}[spec.index],
         "NEGATIVE": int(spec.negative), "KIND": KINDS.get(spec.dtype, 0), "PER": PER,
     }  # fmt: skip
-    return "\n".join([*(f"#define {name} {value}" for name, value in constants.items()), _text()]), unit, group
-
-
-@functools.lru_cache(maxsize=1)
-def _text() -> str:
-    return Path(__file__).with_name("gather.cu").read_text(encoding="utf-8")
+    return written("gather.cu", constants), unit, group
 
 
 class Gather:

@@ -7,8 +7,9 @@ import functools
 import re
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, Protocol
 
 from nnaccel_backend_cuda import nvrtc
@@ -25,10 +26,22 @@ from nnaccel_core.loopir.source import KernelSource
 ABI = "1"
 #: Compiles that take longer than this are announced.
 SLOW_SECONDS = 2.0
+#: Seconds between the starts of two kernels of a CUDA graph.
+START = 2.5e-6
 
 
 #: ``run(addresses, stream)`` enqueues a kernel.
 Run = Callable[[Sequence[int], int], None]
+
+
+@functools.cache
+def _written(name: str) -> str:
+    return Path(__file__).with_name(name).read_text(encoding="utf-8")
+
+
+def written(name: str, constants: Mapping[str, int | str], before: Sequence[str] = ()) -> str:
+    """The file ``name`` (``"stem.cu"``) of this package, with ``constants`` and then the lines ``before`` in front of it."""
+    return "\n".join([*(f"#define {key} {value}" for key, value in constants.items()), *before, _written(name)])
 
 
 class Handwritten(Protocol):

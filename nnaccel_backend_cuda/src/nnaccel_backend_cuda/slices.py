@@ -13,6 +13,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 
+from nnaccel_backend_cuda.kernels import START
 from nnaccel_core.api import Layer, Machine
 
 #: Part of the time that less memory may cost.
@@ -23,8 +24,6 @@ BATCH = 128
 LEAST, LEAST_BYTES = 8, 32 << 20
 #: Most stages, and the part of the memory that a further one must save: no kernel reaches across their borders.
 MOST_STAGES, GAIN = 3, 0.1
-#: Seconds between the starts of two kernels of a CUDA graph.
-START = 2.5e-6
 #: Tensor cores against the peak of plain float32, and the parts of that and of the bandwidth that kernels reach.
 TENSOR_CORES, PRODUCTS, TRAFFIC = 6.0, 0.7, 0.7
 #: Elements that a thread block writes: of a product, and of a kernel that moves data.

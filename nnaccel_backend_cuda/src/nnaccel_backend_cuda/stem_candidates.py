@@ -6,15 +6,13 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nnaccel_backend_cuda import stems
+from nnaccel_backend_cuda.kernels import START
 from nnaccel_backend_cuda.stems import StemSpec
 from nnaccel_core.ir import Node, Value, channels_last
 from nnaccel_core.select.candidate import Candidate
 
 if TYPE_CHECKING:
     from nnaccel_backend_cuda.candidates import Proposer
-
-#: Seconds between the starts of two kernels of a CUDA graph.
-START = 2.5e-6
 
 
 class StemProposer:
@@ -124,4 +122,4 @@ class StemProposer:
         )
 
 
-__all__ = ["START", "StemProposer"]
+__all__ = ["StemProposer"]

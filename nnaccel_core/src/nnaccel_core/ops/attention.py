@@ -183,14 +183,14 @@ def _vjp(r: Rewriter, n: Node, ins: Sequence[Value], outs: Sequence[Value], gs: 
     e, (out, lse), (g, g_lse) = Emitter(r, n.origin), outs, gs
     if g is None:
         g = e.zeros(out.shape, out.dtype)
+    whole: tuple[Value, ...] = ()
     if g_lse is None:  # always so, but in second derivatives
-        grads: tuple[Value, ...] = r.add_multi("sdpa_backward", [*ins[:3], out, lse, g, *ins[3:]], n.attrs, origin=n.origin)
-    else:
-        grads = _gradients(e, n.attrs, ins, out, lse, g, g_lse)[:3]
-    if len(ins) == 3:
-        return grads
-    slopes = _gradients(e, n.attrs, ins, out, lse, g, g_lse)[3]
-    return (*grads, unbroadcast(r, slopes, ins[3].shape, n.origin))
+        whole = r.add_multi("sdpa_backward", [*ins[:3], out, lse, g, *ins[3:]], n.attrs, origin=n.origin)
+        if len(ins) == 3:
+            return whole
+    *parts, slopes = _gradients(e, n.attrs, ins, out, lse, g, g_lse)
+    grads = whole or parts
+    return grads if len(ins) == 3 else (*grads, unbroadcast(r, slopes, ins[3].shape, n.origin))
 
 
 def _backward_infer(types: Sequence[TensorType], attrs: Attrs) -> Sequence[TensorType]:

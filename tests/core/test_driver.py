@@ -250,7 +250,7 @@ def test_folded_parameters_are_rounded_once():
     compiled(inputs)
     (segment,) = compiled.segments.values()
     exact = run_values(segment.prepare, [], {k: v.astype(np.float64) for k, v in params.items()})
-    derived = [(v, m) for (v, pack), (_, m) in segment._memory.items() if pack is None and hasattr(m, "numpy")]
+    derived = [(v, m) for (v, pack), (_, m) in segment.prepared._memory.items() if pack is None and hasattr(m, "numpy")]
     assert derived
     for v, memory in derived:
         np.testing.assert_array_equal(memory.numpy(v.type), exact[v].astype(np.float32))

@@ -41,6 +41,7 @@ class X86Backend(Backend):
     name: ClassVar[str] = "x86"
     devices: ClassVar[tuple[str, ...]] = ("cpu",)
     widened: ClassVar[frozenset[str]] = frozenset({"float16", "bfloat16"})
+    autotune: ClassVar[str] = "driver"
 
     def __init__(self, machine: Machine, device: str) -> None:
         super().__init__(machine, device)

@@ -257,6 +257,9 @@ class Backend(abc.ABC):
     #: Of ``"float16"`` and ``"bfloat16"``: types that it has no fast products of. Where a framework would lower the precision of
     #: a float32 network to these to gain time (autocast), such products are computed in float32 instead.
     widened: ClassVar[frozenset[str]] = frozenset()
+    #: Who chooses by measurement under ``autotune``: ``"driver"``, which needs `Executable.profile` to have timers;
+    #: ``"backend"``, which finds the option in `candidates` and `build`; "" refuses it.
+    autotune: ClassVar[str] = ""
 
     @classmethod
     @abc.abstractmethod

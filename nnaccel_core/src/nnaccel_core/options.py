@@ -16,7 +16,7 @@ class Options:
         dfp: False runs every layer of a depth-first group as a kernel of its own, to measure what DFP gains.
         numerics: ``"fast"`` may reorder sums and use Winograd; ``"strict"`` may not. Both keep NaN and infinity of inputs and
             parameters; ``"strict"`` also NaN that arises inside the network where finite values overflow (`Executable.exact`).
-        autotune: choose between candidates by measurement.
+        autotune: choose between candidates by measurement; a number: trials begin for at most so many seconds for each size.
         verify: compare the first `VERIFIED_CALLS` calls of each program with the framework's own result.
         slicing: run large batches some samples at a time, where samples do not meet; less memory, fewer plans. A number: at most
             that many; True leaves it to the device, False runs batches whole.
@@ -32,7 +32,7 @@ class Options:
 
     dfp: bool = True
     numerics: str = "fast"
-    autotune: bool = False
+    autotune: bool | float = False
     verify: bool = False
     libraries: bool = True
     slicing: bool | int = True
@@ -46,5 +46,7 @@ class Options:
             raise ValueError(f"numerics must be 'fast' or 'strict', not {self.numerics!r}")
         if self.remat not in ("auto", "memory") if isinstance(self.remat, str) else not 0 <= self.remat <= 1:
             raise ValueError(f"remat must be 'auto', 'memory' or a number from 0 to 1, not {self.remat!r}")
+        if not 0 <= self.autotune < float("inf"):
+            raise ValueError(f"autotune must be True, False or a number of seconds, not {self.autotune!r}")
         if self.slicing < 0:
             raise ValueError(f"slicing must be True, False or a number of samples, not {self.slicing!r}")

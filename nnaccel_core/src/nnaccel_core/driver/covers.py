@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 #: The groups of a selection: whether the core generates the kernel, and the layers.
 Cover = frozenset[tuple[bool, frozenset[Node]]]
+#: What tuning chose: whether the core generates the kernel, the layers, `Candidate.reason`, measured seconds.
+Tuned = list[tuple[bool, frozenset[Node], str, float]]
 
 
 def cover_of(selection: Selection) -> Cover:
@@ -52,7 +54,7 @@ class Covers:
         """What an earlier size of this process chose, or an earlier process at these sizes; None when nothing is known."""
         found = self._known.get(options)
         if found is None and self._settings:
-            found = self._read(self._key(options, env))
+            found = self._read(options, env)
             if found is not None:
                 self._known[options] = found
         return found
@@ -67,6 +69,30 @@ class Covers:
             record = sorted([core, sorted(order[n] for n in nodes)] for core, nodes in cover)
             self._cache.put("covers", self._key(options, env), json.dumps(record).encode())
 
+    def get_tuned(self, options: Options, env: Env) -> Tuned | None:
+        """What `add_tuned` kept at these sizes; None when nothing is known."""
+        record = self._load("tuned", options, env) if self._settings else None
+        nodes = self._graph.nodes
+        try:
+            return record and [(bool(c), frozenset(nodes[i] for i in members), str(r), float(s)) for c, members, r, s in record]
+        except (ValueError, TypeError, IndexError):
+            return None
+
+    def add_tuned(self, options: Options, env: Env, selection: Selection) -> None:
+        """Keep a selection by measured times for later processes."""
+        if self._settings:
+            order = {node: i for i, node in enumerate(self._graph.nodes)}
+            chosen = [u.candidate for u in selection.units if u.candidate is not None]
+            record = [(c.proposer == "core", [order[n] for n in c.nodes], c.reason, c.seconds) for c in chosen]
+            self._cache.put("tuned", self._key(options, env), json.dumps(record).encode())
+
+    def _load(self, kind: str, options: Options, env: Env) -> Any:
+        path = self._cache.get(kind, self._key(options, env))
+        try:
+            return json.loads(path.read_bytes()) if path is not None else None
+        except (OSError, ValueError):  # evicted meanwhile, or not ours: decided anew
+            return None
+
     def _key(self, options: Options, env: Env) -> str:
         backend = self._backend
         packages = (__name__.partition(".")[0], type(backend).__module__.partition(".")[0])
@@ -74,15 +100,12 @@ class Covers:
         about = (backend.name, self._settings, repr(backend.machine), repr(options), repr(sorted(env.items())))
         return make_key("cover", *code, *about, self._digest)
 
-    def _read(self, key: str) -> Cover | None:
-        path = self._cache.get("covers", key)
+    def _read(self, options: Options, env: Env) -> Cover | None:
+        record = self._load("covers", options, env)
         nodes = self._graph.nodes
         try:
-            record = json.loads(path.read_bytes()) if path is not None else None
-            if record is None:
-                return None
-            return frozenset((bool(core), frozenset(nodes[i] for i in members)) for core, members in record)
-        except (OSError, ValueError, TypeError, IndexError):  # evicted meanwhile, or not ours: decided anew
+            return record and frozenset((bool(core), frozenset(nodes[i] for i in members)) for core, members in record)
+        except (ValueError, TypeError, IndexError):
             return None
 
 

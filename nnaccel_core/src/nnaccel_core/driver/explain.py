@@ -131,10 +131,9 @@ def _segment(segment: CompiledSegment, built: Built, measured: Sequence[float] |
     for unit in built.selection.units:
         if unit.is_view:
             continue
-        launches = len(unit.candidate.impl.calls) if unit.candidate and unit.candidate.proposer == "core" else 1
-        seconds = None if measured is None else sum(measured[step : step + launches])
-        groups.append(_group(unit, weighed, env, seconds, launches))
-        step += launches
+        seconds = None if measured is None else sum(measured[step : step + unit.launches])
+        groups.append(_group(unit, weighed, env, seconds))
+        step += unit.launches
     plan = built.placed.plan
     assert step == len(plan.steps), f"{segment.source.name}: {step} steps of groups, {len(plan.steps)} in the plan"
     results = sum(evaluate(t.nbytes, {}) for t in built.output_types)
@@ -145,7 +144,7 @@ def _segment(segment: CompiledSegment, built: Built, measured: Sequence[float] |
     return SegmentReport(name, dict(built.env), strict, tuple(groups), plan.arena, results, prepared, order)
 
 
-def _group(unit: Unit, weighed: Selection, env: Env, seconds: float | None, launches: int) -> GroupReport:
+def _group(unit: Unit, weighed: Selection, env: Env, seconds: float | None) -> GroupReport:
     c = unit.candidate
     limits = {lookup(n.op, n.where()).limit_of(n) for n in unit.nodes}
     moved = {v: evaluate(v.type.concrete(env).nbytes, {}) for v in (*unit.inputs, *unit.outputs)}
@@ -163,5 +162,5 @@ def _group(unit: Unit, weighed: Selection, env: Env, seconds: float | None, laun
         c.seconds if c else None,
         seconds,
         sum(moved.values()),
-        launches,
+        unit.launches,
     )

@@ -8,7 +8,7 @@ from typing import Any
 from nnaccel_core import debug
 from nnaccel_core.api import Backend
 from nnaccel_core.driver.session import Session
-from nnaccel_core.errors import NnaccelError
+from nnaccel_core.errors import NnaccelError, UnsupportedError
 from nnaccel_core.hooks import manager
 from nnaccel_core.options import Options
 
@@ -44,6 +44,7 @@ def optimize(
     slicing: bool | int = True,
     remat: str | float = "auto",
     train: bool = False,
+    autotune: bool | float = False,
 ) -> Any:
     """An object of the same framework that behaves as ``model`` does, only faster.
 
@@ -60,18 +61,24 @@ def optimize(
             number in 0..1 for about that part of the memory that ``"auto"`` keeps, by computing parts of the network again.
         train: True gives an ONNX network that also has ``forward``, ``backward``, live ``parameters()`` and ``save``; PyTorch
             networks are trained by their own loops whatever this says.
+        autotune: True measures what else could run each layer, in place, for up to half a minute when a size is met first, and
+            keeps what is faster; a number, for up to so many seconds. Later processes find the result in the disk cache.
         verify: compare the first calls with the framework's own result; a difference raises `MismatchError`.
 
     Raises:
-        PluginError: no frontend accepts ``model``; DeviceError: no backend for ``device``.
+        PluginError: no frontend accepts ``model``; DeviceError: no backend for ``device``; UnsupportedError: the backend does not
+        know ``autotune``.
     """
     options = Options(
-        dfp=dfp, numerics=numerics, libraries=libraries, verify=verify, slicing=slicing, remat=remat, train=train
-    )
+        dfp=dfp, numerics=numerics, autotune=autotune, verify=verify,
+        libraries=libraries, slicing=slicing, remat=remat, train=train,
+    )  # fmt: skip
     manager.load_ops()
     frontend = manager.frontend_for(model)
     chosen = str(device) if device is not None else type(frontend).default_device(model)
     backend = backend_for(chosen)
+    if autotune and not backend.autotune:
+        raise UnsupportedError(f"the backend {backend.name!r} has no timers to tune by; leave autotune out on device {chosen!r}")
     bridge = manager.bridge_for(type(frontend).name, backend.device)
     debug.log(debug.PLUGINS, f"{type(model).__name__}: frontend {frontend.name}, backend {backend.name} on {backend.device}")
     return frontend.wrap(model, Session(backend, bridge, options))

@@ -9,18 +9,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from nnaccel_core import debug, dfp
-from nnaccel_core.api import Backend, Bridge, Executable, Memory, Pass
+from nnaccel_core.api import Backend, Bridge, Executable, Pass
 from nnaccel_core.cache import DiskCache
 from nnaccel_core.driver import slicing
 from nnaccel_core.driver.covers import Cover, Covers, cover_of
+from nnaccel_core.driver.prepared import Prepared, PreparedMemory
 from nnaccel_core.driver.quiet import no_collections
 from nnaccel_core.driver.stages import Stage, StagedExecutable, connect, parts_of
+from nnaccel_core.driver.trials import tuned
 from nnaccel_core.errors import GuardError, InputError, OutOfMemoryError, UnsupportedError
 from nnaccel_core.hooks import manager
-from nnaccel_core.ir import Dim, Env, Graph, Node, TensorType, Value, evaluate, identity, numpy_dtype
+from nnaccel_core.ir import Dim, Env, Graph, Node, TensorType, Value, evaluate
 from nnaccel_core.ir.types import Layout, common_env
 from nnaccel_core.ir.verify import verify
 from nnaccel_core.ops.registry import infer, lookup
@@ -29,24 +29,10 @@ from nnaccel_core.passes.fold import decompose
 from nnaccel_core.passes.layout import assign_layouts, materialize_outputs
 from nnaccel_core.passes.pipeline import graph_passes, run_passes
 from nnaccel_core.passes.prepare import split_prepare, unsplit
-from nnaccel_core.place import Placed, PreparedKey, place
-from nnaccel_core.plan import BufferRef, LibraryStep, Plan
+from nnaccel_core.place import Placed, place
 from nnaccel_core.select.candidate import Candidate, Pack
 from nnaccel_core.select.cover import Selection, select
 from nnaccel_core.select.known import sizes_as_constants
-
-#: Results of ``prepare`` nodes up to this many bytes are kept while the others are computed.
-KEEP_BYTES = 1 << 16
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """Addresses of a plan's prepared memory, and what keeps it alive. ``exact``: see `Executable.exact`."""
-
-    generation: int
-    exact: bool
-    addresses: tuple[int, ...]
-    owners: tuple[Any, ...]
 
 
 @dataclass
@@ -108,7 +94,6 @@ class CompiledSegment:
         debug.dump("graph", f"{graph.name}.main", lambda: str(self.main))
         debug.dump("graph", f"{graph.name}.prepare", lambda: str(self.prepare))
         debug.log(debug.TIMES, f"{graph.name}: graph passes took {time.perf_counter() - started:.3f} s")
-        self._producers = self.prepare.producers()
         #: inputs that give the graph's symbols their values
         self._binding = _binding(graph)
         # Guards were checked for the whole batch, not for a slice of it.
@@ -119,8 +104,7 @@ class CompiledSegment:
             self.slice, starts = slicing.choose(self.main, self.batch, backend)
         self._wholes: dict[tuple[Stage, Options, tuple[tuple[str, int], ...]], Built] = {}
         self._built: dict[tuple[tuple[str, int], ...], Built] = {}
-        self._memory: dict[PreparedKey, tuple[int, Any]] = {}
-        self._generation = 0
+        self.prepared = PreparedMemory(self.prepare, backend, bridge, options, parameters)
         self._cache = DiskCache()
         self._whole = Stage(self.main, self.slice, Covers(self._cache, self.main, backend))
         graphs = parts_of(self.main, [at for at, _ in starts]) if starts else []
@@ -152,9 +136,9 @@ class CompiledSegment:
                 if found is None:
                     found = self._build(dict(env), self.options)
                     self._built[key] = found
-        if found.prepared is None or found.prepared.generation != self._generation:
+        if found.prepared is None or found.prepared.generation != self.prepared.generation:
             with self._lock:
-                found.prepared = self._prepare(found)
+                found.prepared = self.prepared.of(found.placed, found.executable)
         return found
 
     def sizes(self, tensors: Sequence[Any]) -> Env:
@@ -190,7 +174,7 @@ class CompiledSegment:
         of ``tensors``."""
         bridge = self.bridge
         prepared = built.prepared
-        if prepared is None or prepared.generation != self._generation:
+        if prepared is None or prepared.generation != self.prepared.generation:
             built = self.built(built.env)
             prepared = built.prepared
             assert prepared is not None
@@ -209,17 +193,16 @@ class CompiledSegment:
         """What to run instead of ``built`` for values that it would not treat as the framework does (`Executable.exact`)."""
         with self._lock:
             if built.strict is None:
-                built.strict = self._build(built.env, replace(self.options, numerics="strict"))
+                built.strict = self._build(built.env, replace(self.options, numerics="strict", autotune=False))
             found = built.strict
-            if found.prepared is None or found.prepared.generation != self._generation:
-                found.prepared = self._prepare(found)
+            if found.prepared is None or found.prepared.generation != self.prepared.generation:
+                found.prepared = self.prepared.of(found.placed, found.executable)
         return found
 
     def refresh(self) -> None:
         """Parameters changed: everything derived from them is computed again before the next run."""
         with self._lock:
-            self._generation += 1
-            self._memory = {}
+            self.prepared.forget()
             for built in self._built.values():  # nothing keeps the memory of old ones while new ones are derived
                 built.prepared = None
                 if built.strict is not None:
@@ -234,11 +217,7 @@ class CompiledSegment:
         Raises:
             GuardError: the sizes contradict what capture assumed.
         """
-        for a, b in self.source.guards:
-            if evaluate(a, env) != evaluate(b, env):
-                raise GuardError(
-                    f"{self.source.name}: captured under the assumption {a} == {b}, which does not hold for {dict(env)}"
-                )
+        self.check_guards(env)
         options, stage = options or self.options, stage or self._whole
         graph, known = stage.graph, stage.covers.get(options, env)
         selection = self._select_again(graph, env, options, known) if known is not None else None
@@ -246,18 +225,35 @@ class CompiledSegment:
             graph, selection = self._choose(graph, env, options)
             if graph is stage.graph:
                 stage.covers.add(options, env, cover_of(selection))
+        return self.placed(graph, selection, env)
+
+    def placed(self, graph: Graph, selection: Selection, env: Env) -> tuple[Selection, Placed]:
+        """``selection`` of ``graph`` as it runs at the sizes in ``env``, and its plan."""
         selection = sizes_as_constants(graph, selection, env)
         debug.dump("select", self.source.name, lambda: format_selection(selection))
         return selection, place(graph, selection, env)
+
+    def check_guards(self, env: Env) -> None:
+        """Raises GuardError where the sizes contradict what capture assumed."""
+        for a, b in self.source.guards:
+            if evaluate(a, env) != evaluate(b, env):
+                raise GuardError(
+                    f"{self.source.name}: captured under the assumption {a} == {b}, which does not hold for {dict(env)}"
+                )
 
     def weigh(self, env: Env, stage: Stage | None = None) -> Selection:
         """The selection among all candidates, whatever was remembered: what lost at these sizes, and why."""
         return self._choose((stage or self._whole).graph, env, self.options)[1]
 
     def _choose(self, graph: Graph, env: Env, options: Options) -> tuple[Graph, Selection]:
-        """The selection among all candidates, and what it is of: ``graph``, or that with fused operators decomposed that nothing
-        runs whole at this size."""
-        candidates = self._candidates(graph, env, options, None)
+        """The selection among all candidates, and what it is of (`offered`)."""
+        graph, candidates = self.offered(graph, env, options)
+        return graph, select(graph, candidates)
+
+    def offered(self, graph: Graph, env: Env, options: Options) -> tuple[Graph, list[Candidate]]:
+        """All candidates, and what they are of: ``graph``, or that with fused operators decomposed that nothing runs whole at
+        this size."""
+        candidates = self.candidates(graph, env, options, None)
         covered = {id(n) for c in candidates for n in c.nodes}
         left = [n for n in graph.nodes if id(n) not in covered and lookup(n.op).fused]
         if left:
@@ -265,10 +261,10 @@ class CompiledSegment:
             parts = decompose(graph, lambda n: n in left)
             laid_out = assign_layouts(parts, [v.type.layout for v in graph.outputs], weights_last=self._weights_last)
             graph = verify(materialize_outputs(laid_out), infer, "decompose")
-            candidates = self._candidates(graph, env, options, None)
-        return graph, select(graph, candidates)
+            candidates = self.candidates(graph, env, options, None)
+        return graph, candidates
 
-    def _candidates(self, graph: Graph, env: Env, options: Options, cover: Cover | None) -> list[Candidate]:
+    def candidates(self, graph: Graph, env: Env, options: Options, cover: Cover | None) -> list[Candidate]:
         """All candidates, or those for the groups of ``cover``."""
         printer = self.backend.printer().name if debug.enabled(debug.NESTS) else ""
         ours = None if cover is None else [nodes for core, nodes in cover if core]
@@ -280,15 +276,18 @@ class CompiledSegment:
         return [self._with_packing(c) for c in found] if options.live else found
 
     def _with_packing(self, c: Candidate) -> Candidate:
-        """``c`` with the time of packing its parameters: they are read and written once for each run."""
-        nbytes = sum(p.nbytes for p in c.packs)
-        return replace(c, seconds=c.seconds + 2 * nbytes / self.backend.machine.bandwidth) if nbytes else c
+        """``c`` with the time of packing its parameters."""
+        return replace(c, seconds=c.seconds + self.packing(c)) if c.packs else c
+
+    def packing(self, c: Candidate) -> float:
+        """Seconds to pack the parameters of ``c``, which are read and written once for each run."""
+        return 2 * sum(p.nbytes for p in c.packs) / self.backend.machine.bandwidth
 
     def _select_again(self, graph: Graph, env: Env, options: Options, cover: Cover) -> Selection | None:
         """The first size decides which layers run together; later sizes keep that, so that they need no new kernels and are
         planned in a fraction of the time. None where a chosen group is not offered at this size."""
         with contextlib.suppress(UnsupportedError):
-            return select(graph, self._candidates(graph, env, options, cover))
+            return select(graph, self.candidates(graph, env, options, cover))
         return None
 
     def _build(self, env: Env, options: Options) -> Built:
@@ -354,100 +353,33 @@ class CompiledSegment:
         return found
 
     def _plan_and_build(self, env: Env, options: Options, stage: Stage) -> Built:
+        if options.autotune and self.backend.autotune == "driver":
+            return tuned(self, env, options, stage)
         started = time.perf_counter()
         selection, placed = self.plan(env, options, stage)
-        planned = time.perf_counter()
+        debug.log(debug.TIMES, lambda: f"{stage.graph.name} {dict(env)}: planned in {time.perf_counter() - started:.3f} s")
+        return self.build_plan(selection, placed, env, options, stage)
+
+    def build_plan(self, selection: Selection, placed: Placed, env: Env, options: Options, stage: Stage) -> Built:
+        """An executable of a plan."""
+        started = time.perf_counter()
         executable = self.backend.build(placed.plan, options)
-        built = time.perf_counter()
         debug.log(
             debug.TIMES,
             lambda: (
-                f"{stage.graph.name} {dict(env)}: planned in {planned - started:.3f} s, built in {built - planned:.3f} s, "
+                f"{stage.graph.name} {dict(env)}: built in {time.perf_counter() - started:.3f} s, "
                 f"{len(placed.plan.steps)} steps, arena {placed.plan.arena / 2**20:.1f} MiB"
             ),
         )
         return Built(env, selection, placed, executable, placed.plan.outputs, stage=stage)
 
-    # --- prepared memory ---------------------------------------------------------------------------------------
-
-    def _prepare(self, built: Built) -> Prepared:
-        generation = self._generation
-        memo: dict[Value, np.ndarray[Any, Any]] = {}
-        pairs = []
-        for v, pack in built.placed.prepared:
-            key: PreparedKey = (v, pack.key if pack else None)
-            if key not in self._memory:
-                self._memory[key] = self._derive(v, pack, memo)
-            pairs.append(self._memory[key])
-        addresses = tuple(a for a, _ in pairs)
-        exact = built.executable.exact("prepared", addresses, self.bridge.threads())
-        return Prepared(generation, exact, addresses, tuple(o for _, o in pairs))
-
-    def _derive(self, v: Value, pack: Pack | None, memo: dict[Value, np.ndarray[Any, Any]]) -> tuple[int, Any]:
-        """Address and owner of ``v``, packed if asked: the framework's own memory where that is all it takes."""
-        if v not in self._producers and pack is None:
-            tensor = self.parameters[v.name]()
-            if self.bridge.lies_as(tensor, v.type):
-                address = self.bridge.address(tensor)
-                if address % self.backend.alignment == 0:
-                    return address, tensor
-        array = self._evaluate(v, memo)
-        static = TensorType(array.shape, v.dtype, v.type.layout)
-        if pack is None:
-            memory = self.backend.memory(max(1, evaluate(static.nbytes, {})))
-            memory.write(static, array)
-            return memory.address, memory
-        found_packed = self.backend.packed(pack, array)
-        if found_packed is not None:
-            return found_packed.address, found_packed
-        source: Memory | None = None
-        if array.flags.c_contiguous and array.dtype == numpy_dtype(v.dtype) and static.same_memory(identity(static.rank)):
-            address = array.ctypes.data  # as the packing wants it: weights are large, and copies of them cost page faults
-        else:
-            source = self.backend.memory(max(1, evaluate(static.nbytes, {})))
-            source.write(static, array)
-            address = source.address
-        packed = self.backend.memory(max(1, pack.nbytes))
-        node = Node(
-            "pack",
-            (v,),
-            (Value(TensorType((pack.nbytes,), "uint8"), "packed"),),
-            {"key": pack.key, "nbytes": pack.nbytes},
-            "prepare",
-        )
-        candidate = self.backend.pack_candidate(node)
-        step = LibraryStep(
-            candidate, (BufferRef("input", 0, 0, static),), (BufferRef("output", 0, 0, node.output.type),), None, v.name
-        )
-        plan = Plan("pack", (step,), (static,), (), (node.output.type,))
-        self.backend.build(plan, self.options).run((address,), (), (packed.address,), self.bridge.threads(), self.bridge.stream())
-        return packed.address, packed
-
-    def derived(self, v: Value, memo: dict[Value, np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
-        """A value of ``prepare`` in its own dtype, as `_prepare` stores it. ``memo`` is shared between calls."""
-        return self._evaluate(v, memo).astype(numpy_dtype(v.dtype), copy=False)
-
-    def _evaluate(self, v: Value, memo: dict[Value, np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
-        """The value of a node of ``prepare``, by the operators' references; small ones in float64."""
-        if v in memo:
-            return memo[v]
-        node = self._producers.get(v)
-        if node is None:
-            array = self.bridge.numpy(self.parameters[v.name]())
-            if array.dtype == np.float32 and array.nbytes <= KEEP_BYTES:
-                # Statistics, scales and biases are folded in float64 and rounded once, at the end; for large weights, whose
-                # product with a float64 scale is rounded once as well, the copy would cost more than it gives.
-                array = memo[v] = array.astype(np.float64)
-            return array
-        results = lookup(node.op).ref([self._evaluate(x, memo) for x in node.inputs], node.attrs)
-        for out, array in zip(node.outputs, results, strict=True):
-            if array.nbytes <= KEEP_BYTES:
-                memo[out] = array
-        return results[node.outputs.index(v)]
+    def wholes(self) -> list[Built]:
+        """What was built so far, stage by stage and size by size of slices."""
+        return list(self._wholes.values())
 
     def prepared_bytes(self) -> int:
         """Bytes of derived and packed parameters held beside the framework's own."""
-        return sum(owner.nbytes for _, owner in self._memory.values() if isinstance(owner, Memory))
+        return self.prepared.nbytes()
 
 
 def _binding(graph: Graph) -> tuple[int, ...]:

@@ -179,7 +179,7 @@ def _in_whole(segment: CompiledSegment, built: Built, tensors: Sequence[Any], ou
     device = _unit_results(segment, built, tensors)
     values: dict[Value, Array] = dict(zip(segment.main.inputs, arrays, strict=True))
     memo: dict[Value, Array] = {}
-    values.update((p, segment.derived(p, memo)) for p in segment.main.params)
+    values.update((p, segment.prepared.value(p, memo)) for p in segment.main.params)
     for unit in units:
         expected = _references(unit.nodes, values, env)
         for v in unit.outputs:
@@ -206,7 +206,7 @@ def _unit_results(segment: CompiledSegment, built: Built, tensors: Sequence[Any]
     placed = place(graph, Selection(built.selection.units, ()), built.env)
     executable = segment.backend.build(placed.plan, segment.options)
     bridge = segment.bridge
-    prepared = segment._prepare(Built(built.env, built.selection, placed, executable, placed.plan.outputs))
+    prepared = segment.prepared.of(placed, executable)
     results = [bridge.allocate(t) for t in placed.plan.outputs]
     executable.run(
         [bridge.address(t) for t in tensors], prepared.addresses, [bridge.address(t) for t in results],

@@ -36,6 +36,13 @@ class Unit:
         return self.candidate.inputs if self.candidate else self.nodes[0].inputs
 
     @property
+    def launches(self) -> int:
+        """Steps of a plan that it becomes."""
+        if self.is_view:
+            return 0
+        return len(self.candidate.impl.calls) if self.candidate is not None and self.candidate.proposer == "core" else 1
+
+    @property
     def origin(self) -> str:
         return next((n.origin for n in self.nodes if n.origin), self.nodes[0].op)
 

@@ -103,6 +103,7 @@ PEERS: dict[str, Callable[[Job], Call]] = {
     "nnaccel-whole": _nnaccel(slicing=False),
     "nnaccel-layers-whole": _nnaccel(dfp=False, slicing=False),
     "nnaccel-remat": _nnaccel(remat="memory"),
+    "nnaccel-tuned": _nnaccel(autotune=True),
 }
 #: These read the network from an exported file.
 NEED_ONNX = frozenset({"onnxruntime", "openvino"})

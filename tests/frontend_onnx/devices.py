@@ -40,7 +40,7 @@ def _reference(node: Node, env: Env) -> Any:
     return lambda arrays: lookup(node.op).ref(arrays, bound.attrs)
 
 
-def network(model: Any, device: str = "reference", train: bool = False, dfp: bool = True) -> Any:
+def network(model: Any, device: str = "reference", train: bool = False) -> Any:
     """``model``, to be trained with ``train``, on ``"reference"``, ``"interp"``, or a device of an installed plug-in."""
     if device in ("reference", "interp"):
         cls = ReferenceBackend if device == "reference" else InterpreterBackend
@@ -48,10 +48,10 @@ def network(model: Any, device: str = "reference", train: bool = False, dfp: boo
         assert machine is not None
         backend: Backend = cls(machine, device)
         kind = TrainableNetwork if train else Network
-        return kind(load(model), Session(backend, NumpyCpuBridge(), Options(train=train, dfp=dfp)))
+        return kind(load(model), Session(backend, NumpyCpuBridge(), Options(train=train)))
     import nnaccel
 
-    return nnaccel.optimize(model, device=device, train=train, dfp=dfp)
+    return nnaccel.optimize(model, device=device, train=train)
 
 
 def has_x86() -> bool:

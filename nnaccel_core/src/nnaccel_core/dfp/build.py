@@ -76,7 +76,7 @@ def stage(general: General, recompute: int = RECOMPUTE) -> tuple[Staged, Tiling]
     group = general.group
     on_gpu = recompute == RECOMPUTE_GPU
     # Threads of one loop would compute what only some of them have a use for.
-    staged = storage(lower(group), group.inputs, group.outputs, recompute, parts=not on_gpu)
+    staged = storage(lower(group), group.inputs, group.outputs, recompute, parts=not on_gpu, rounded=not on_gpu)
     if on_gpu:
         staged = split_sums(staged)
     grid = tiling(staged)

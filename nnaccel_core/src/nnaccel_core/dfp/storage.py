@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from nnaccel_core.dfp.nests import format_nests, loads_of, nest_loads, rename, scalar_cost, substitute_loads, transform
 from nnaccel_core.ir import Dim, Value, free_symbols, substitute, sym
 from nnaccel_core.ir.dims import linear
-from nnaccel_core.loopir.grammar import Acc, Load, Nest, Scalar
+from nnaccel_core.loopir.grammar import Acc, Cast, Load, Nest, Scalar
 from nnaccel_core.loopir.nests import acc_dtype
 
 #: An element-wise value is recomputed at each use instead of stored while that costs at most this many additions.
@@ -103,8 +103,10 @@ def _recompute_cost(producer: Nest, consumers: Sequence[Nest]) -> float:
     return (cost + extra_loads) * (times - 1)
 
 
-def inline(producer: Nest, consumer: Nest) -> Nest:
-    """``consumer`` with every load of ``producer``'s value replaced by the expression that computes it."""
+def inline(producer: Nest, consumer: Nest, rounded: bool = False) -> Nest:
+    """``consumer`` with every load of ``producer``'s value replaced by the expression that computes it; if ``rounded``, to the
+    value's type where that has 16 bits, since expressions of such are computed in 32."""
+    to = producer.out.dtype if rounded and producer.out.dtype in ("float16", "bfloat16") else None
     memo: dict[tuple[Dim, ...], Scalar] = {}
 
     def loads(load: Load) -> Scalar:
@@ -112,7 +114,8 @@ def inline(producer: Nest, consumer: Nest) -> Nest:
             return load
         if load.index not in memo:
             env: Mapping[str, Dim] = dict(zip(producer.axes, load.index, strict=True))
-            memo[load.index] = transform(producer.body, lambda d: substitute(d, env))
+            value = transform(producer.body, lambda d: substitute(d, env))
+            memo[load.index] = value if to is None or isinstance(value, Load) else Cast(value, to)
         return memo[load.index]
 
     return substitute_loads(consumer, loads)
@@ -142,12 +145,15 @@ def append_epilogue(reduction: Nest, consumer: Nest) -> Nest:
 
 
 def storage(
-    nests: Sequence[Nest], inputs: Sequence[Value], outputs: Sequence[Value], recompute: int = RECOMPUTE, parts: bool = True
-) -> Staged:
+    nests: Sequence[Nest], inputs: Sequence[Value], outputs: Sequence[Value], recompute: int = RECOMPUTE, parts: bool = True,
+    rounded: bool = False,
+) -> Staged:  # fmt: skip
     """Decide where every intermediate lives and merge the nests accordingly.
 
     Args:
         recompute: stands for `RECOMPUTE`.
+        rounded: whether inlined values of 16 bits are rounded as if they were stored, so that a group gives the numbers of its
+            layers one by one. Processors have the time; on GPUs, groups keep the 32 bits that they are computed in.
         parts: whether a reduction goes into an element-wise nest of which it gives only a part, as one operand of a concat does.
     """
     work = list(nests)
@@ -163,7 +169,7 @@ def storage(
                 continue
             readers = known.of(work, p.out)
             if p.combine is None and not p.where and known.cost(p, readers) <= recompute:
-                work = [inline(p, n) if n in readers else n for n in work if n is not p]
+                work = [inline(p, n, rounded) if n in readers else n for n in work if n is not p]
                 kinds[names[p.out]] = "inlined"
                 changed = True
                 break

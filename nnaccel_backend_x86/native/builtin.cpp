@@ -25,6 +25,7 @@ constexpr Entry KERNELS[] = {
     {"lstm", lstm},
     {"max_pool_gradient", max_pool_gradient},
     {"pack_panels", pack_panels},
+    {"pack_panels_last", pack_panels_last},
     {"product", product},
     {"rows_product", rows_product},
     {"tile_product", tile_product},

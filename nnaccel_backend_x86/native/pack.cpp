@@ -73,4 +73,30 @@ void pack_panels(void **buffers, const int64_t *dims, uint8_t *, int64_t begin, 
             turned_panel(w + p * PANEL * taps, all, columns_of(p), channels, taps, c, std::min(channels, c + TOGETHER), panel_of(p));
 }
 
+// The same of weights with the output channels innermost, as TensorFlow has them: (taps, channels, columns); turned ones are
+// (taps, columns, channels). dims and tasks as for `pack_panels`.
+void pack_panels_last(void **buffers, const int64_t *dims, uint8_t *, int64_t begin, int64_t end) {
+    const int64_t all = dims[0], channels = dims[1], taps = dims[2];
+    const auto *w = static_cast<const float *>(buffers[0]);
+    for (int64_t p = begin; p < end; ++p) {
+        auto *to = static_cast<float *>(buffers[1]) + p * taps * channels * PANEL;
+        const int64_t columns = std::min(PANEL, all - p * PANEL);
+        if (columns < PANEL) std::memset(to, 0, size_t(taps * channels * PANEL) * sizeof(float));
+        if (dims[3] != 0) {
+            for (int64_t tap = 0; tap < taps; ++tap)
+                transpose(w + (tap * all + p * PANEL) * channels, channels, columns, channels, to + (taps - 1 - tap) * channels * PANEL,
+                          PANEL);
+            continue;
+        }
+        const float *from = w + p * PANEL;
+        for (int64_t row = 0; row < taps * channels; ++row, from += all, to += PANEL) {
+            __builtin_prefetch(from + AHEAD * all);
+            if (columns == PANEL)
+                std::memcpy(to, from, PANEL * sizeof(float));
+            else
+                std::memcpy(to, from, size_t(columns) * sizeof(float));
+        }
+    }
+}
+
 }  // namespace nnx

@@ -6,5 +6,6 @@
 namespace nnx {
 
 void pack_panels(void **buffers, const int64_t *dims, uint8_t *scratch, int64_t begin, int64_t end);
+void pack_panels_last(void **buffers, const int64_t *dims, uint8_t *scratch, int64_t begin, int64_t end);
 
 }  // namespace nnx

@@ -14,7 +14,7 @@ from nnaccel_core.errors import NnaccelError, ToolchainError
 from nnaccel_core.ir import Node, TensorType, Value
 from nnaccel_core.options import Options
 from nnaccel_core.plan import BufferRef, LibraryStep, Plan
-from nnaccel_core.select.candidate import Candidate
+from nnaccel_core.select.candidate import Candidate, Pack
 
 B = backend()
 IMAGE = (0, 2, 3, 1)
@@ -59,6 +59,26 @@ def test_packed_panels(columns: int, channels: int, taps: int) -> None:
     want = np.zeros((panels * 16, channels, taps), np.float32)
     want[:columns] = w
     assert np.array_equal(got, want.reshape(panels, 16, channels, taps).transpose(0, 3, 2, 1))
+
+
+@pytest.mark.parametrize("columns,channels,window", [(1, 1, 1), (16, 3, 3), (33, 5, 2), (40, 130, 3), (24, 100, 1)])
+@pytest.mark.parametrize("turned", [False, True])
+def test_weights_are_packed_as_tensorflow_has_them(columns: int, channels: int, window: int, turned: bool) -> None:
+    """Window, input and output channels, the last innermost: not brought into another order first."""
+    shape = (channels, columns) if turned else (columns, channels)
+    row_major = np.random.default_rng(0).standard_normal((*shape, window, window)).astype(np.float32)
+    last = np.ascontiguousarray(row_major.transpose(2, 3, 1, 0)).transpose(3, 2, 0, 1)
+    panels, taps = -(-columns // 16), window * window
+    value = Value(TensorType(row_major.shape, "float32"), "w")
+    ours = builtin.pack_key("pack_panels", (columns, channels, taps, int(turned)), panels)
+    theirs = f"onednn f32 {'x'.join(map(str, row_major.shape))} ABcd8b8a"
+    for key, floats in ((ours, panels * 16 * taps * channels), (theirs, taps * -(-shape[0] // 8) * 8 * -(-shape[1] // 8) * 8)):
+        assert builtin.packing_order(key, last) is not None
+        pack = Pack(value, key, 4 * floats)
+        memory = [B.packed(pack, w) for w in (row_major, last)]
+        found = [m.numpy(TensorType((floats,), "float32")) for m in memory]
+        assert np.array_equal(*found) and np.abs(found[0]).max() > 0
+    assert builtin.packing_order(ours, row_major.transpose(0, 1, 3, 2)) is None or window == 1
 
 
 # Remainders in rows (pixels), columns and channels, one and several chunks and blocks.

@@ -256,6 +256,16 @@ def test_folded_parameters_are_rounded_once():
         np.testing.assert_array_equal(memory.numpy(v.type), exact[v].astype(np.float32))
 
 
+def test_views_of_parameters_are_read_where_they_lie():
+    b = Builder()
+    x, p = b.input(2, 6), b.param(3, 8)
+    graph = b.done(b("matmul", x, b("reshape", p, shape=(6, 4))))
+    inputs, params = random_values(graph)
+    compiled = compile_graph(graph, params)
+    np.testing.assert_allclose(compiled(inputs)[0], inputs[0] @ params["p0"].reshape(6, 4), rtol=1e-5)
+    assert compiled.prepared_bytes() == 0
+
+
 def test_numbers_that_follow_from_sizes_need_no_steps():
     n = sym("n")
     b = Builder()

@@ -173,6 +173,23 @@ def test_prepare_takes_all_that_depends_on_parameters_only():
     np.testing.assert_allclose(run_graph(split.main, inputs, named)[0], want[0], rtol=1e-4, atol=1e-5)
 
 
+def test_in_training_element_wise_results_stay_with_what_they_join():
+    """Running statistics times their momentum: no pass of their own at each step."""
+    b = Builder()
+    statistics, mean, scale, w, x = b.param(6), b.input(6), b.param(6), b.param(6, 4), b.input(2, 6)
+    new = b("add", b("mul", statistics, b.const(0.9)), mean)
+    wide = b("mul", x, b("exp", scale))  # would be computed for each row
+    graph = b.done(new, b("matmul", wide, b("neg", w)))
+    assert ops(split_prepare(graph).prepare) == ["constant", "mul", "exp", "neg"]
+    live = split_prepare(graph, live=True)
+    assert ops(live.prepare) == ["exp", "neg"] and statistics in live.main.params
+    inputs, params = random_values(graph)
+    prepared = run_values(live.prepare, [], params)
+    named = {p.name: prepared[p] for p in live.main.params}
+    for got, want in zip(run_graph(live.main, inputs, named), run_graph(graph, inputs, params), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-5)
+
+
 def test_prepare_leaves_what_is_as_large_as_the_batch():
     b = Builder()
     n = sym("n")

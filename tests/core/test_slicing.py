@@ -10,9 +10,18 @@ from hypothesis import strategies as st
 
 from core.graphs import CONV, Builder, conv_bn_relu_net
 from nnaccel_core.api import Machine
-from nnaccel_core.driver.slicing import batch_symbol, cached_slice, choose, layers, slices
+from nnaccel_core.driver.slicing import (
+    CALL_SECONDS,
+    CALL_SHARE,
+    batch_symbol,
+    cached_slice,
+    choose,
+    layers,
+    slices,
+    worthy_slice,
+)
 from nnaccel_core.driver.stages import connect, crossing, parts_of
-from nnaccel_core.ir import Graph, Node, TensorType, Update, Value, sym
+from nnaccel_core.ir import Graph, Node, TensorType, Update, Value, evaluate, sym
 from nnaccel_core.ops import registry
 from nnaccel_core.passes.pipeline import GRAPH_PASSES, run_passes
 from nnaccel_core.testing.interpreter import InterpreterBackend
@@ -110,7 +119,21 @@ def test_the_backend_chooses_or_leaves_it_to_the_core():
     found = layers(graph, "n")
     assert choose(graph, "n", Chooses(MACHINE, "cpu")) == (len(found), ((0, 2), (found[2].node, 16)))
     weights, flops = sum(a.weights for a in found), sum(a.flops for a in found)
-    assert choose(graph, "n", InterpreterBackend(MACHINE, "cpu")) == (cached_slice(weights, flops, MACHINE), ())
+    moved = sum(evaluate(v.type.nbytes, {"n": 1}) for v in (*graph.inputs, *graph.outputs))
+    wanted = max(cached_slice(weights, flops, MACHINE), worthy_slice(flops, moved, MACHINE))
+    assert choose(graph, "n", InterpreterBackend(MACHINE, "cpu")) == (wanted, ())
+
+
+def test_slices_are_worth_a_call():
+    """Elements of a vector are samples, too: one at a time, 4096 of them took 4096 calls."""
+    n = sym("n")
+    x = Value(TensorType((n,), "float32"), "x")
+    y = Value(TensorType((n,), "float32"), "y")
+    vector = Graph((x,), (), (Node("relu", (x,), (y,), {}, "layer"),), (y,), name="vector")
+    assert batch_symbol(vector) == "n"
+    size, stages = choose(vector, "n", InterpreterBackend(MACHINE, "cpu"))
+    assert size * 8 >= MACHINE.bandwidth * CALL_SECONDS / CALL_SHARE > size * 4 and stages == ()
+    assert worthy_slice(1e12, 4, MACHINE) == 1, "samples that take long enough run one by one"
 
 
 def test_layers_of_a_network():

@@ -39,7 +39,7 @@ def network(name: str):
             v.assign(rng.uniform(0.5, 1.5, v.shape))
         elif "moving_mean" in v.path or "beta" in v.path:
             v.assign(rng.normal(size=v.shape) * 0.1)
-    return model, rng.normal(size=(3, side, side, 3)).astype("f")
+    return model, rng.normal(size=(15 if side < 200 else 6, side, side, 3)).astype("f")
 
 
 def twin_in_float64(model):
@@ -58,13 +58,17 @@ def twin_in_float64(model):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_prediction(name):
+    """One image tells little: where a softmax decides between two classes, rounding is magnified a thousandfold, TensorFlow's or
+    ours as chance has it. Hence the mean over several."""
     model, images = network(name)
     exact = twin_in_float64(model)(images.astype("float64"), training=False).numpy()
     fast = nnaccel.optimize(model)
     for count in (1, 3):
-        own, got = (net(images[:count], training=False).numpy() for net in (model, fast))
-        scale = np.abs(exact[:count]).max()
-        theirs, ours = (np.abs(y - exact[:count]).max() / scale for y in (own, got))
+        errors = []
+        for net in (model, fast):
+            parts = [net(images[k : k + count], training=False).numpy() for k in range(0, len(images), count)]
+            errors.append(np.mean(np.abs(np.concatenate(parts) - exact).max(axis=1) / np.abs(exact).max(axis=1)))
+        theirs, ours = errors
         assert ours <= max(4 * theirs, 1e-6), (theirs, ours)
     report = fast.nnaccel_report()
     assert not report["own_calls"] and all(p == "traced by TensorFlow" for p in report["programs"]), report
@@ -91,14 +95,14 @@ def test_one_step_of_training(name):
         if hasattr(layer, "rate"):
             layer.rate = 0.0  # double precision draws other numbers
     twin, fast = twin_in_float64(model), nnaccel.optimize(model)
-    values = [v.numpy() for v in model.variables]
+    values = [v.numpy() for v in model.weights]  # without the states of generators, which come in another order
     ours, theirs = [], []
     for seed in range(3):
         rng = np.random.default_rng(seed)
         images, labels = rng.normal(size=(16, *model.input_shape[1:])).astype("f"), rng.integers(0, 10, 16)
         judge = None
         for net, given, into in ((twin, images.astype("float64"), None), (model, images, theirs), (fast, images, ours)):
-            for v, value in zip(net.variables, values, strict=True):
+            for v, value in zip(net.weights, values, strict=True):
                 v.assign(value.astype(v.dtype))
             found = gradients(net, given, labels)
             if into is None:

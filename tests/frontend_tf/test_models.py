@@ -151,10 +151,11 @@ def test_fit_follows_the_same_way_and_weights_are_shared(tmp_path):
 @pytest.fixture(params=["native operation", "numpy_function"])
 def way(request, monkeypatch):
     """How segments come into TensorFlow's graphs."""
-    from nnaccel_frontend_tf import operation, runner
+    from nnaccel_frontend_tf import operation, runner, training
 
     if request.param == "numpy_function":
-        monkeypatch.setattr(runner, "operation", lambda: None)
+        for module in (runner, training):
+            monkeypatch.setattr(module, "operation", lambda: None)
     elif operation.operation() is None:
         pytest.skip(operation.why_not())
 
@@ -175,9 +176,9 @@ def test_variables_are_live(way):
         np.testing.assert_allclose(fast(IMAGES), model(IMAGES), rtol=1e-5, atol=1e-6)
     compiled = next(iter(fast._nnaccel.session.programs().values()))
     (segment,) = compiled.segments.values()
-    before = segment._generation
+    before = segment.prepared.generation
     fast(IMAGES)
-    assert segment._generation == before, "nothing is derived again while nothing changed"
+    assert segment.prepared.generation == before, "nothing is derived again while nothing changed"
 
 
 def test_tensors_are_not_copied(way):

@@ -11,7 +11,7 @@ import numpy as np
 
 from nnaccel_backend_x86 import native, probe
 from nnaccel_backend_x86.backward import Backward
-from nnaccel_backend_x86.builtin import BuiltinCall, is_pack_key, pack_call
+from nnaccel_backend_x86.builtin import BuiltinCall, is_pack_key, pack_call, packing_order
 from nnaccel_backend_x86.candidates import Proposer
 from nnaccel_backend_x86.executable import X86Executable
 from nnaccel_backend_x86.memory import X86Memory
@@ -25,7 +25,7 @@ from nnaccel_backend_x86.winograd import Winograd
 from nnaccel_backend_x86.winograd_gradient import WinogradGradient
 from nnaccel_core.api import Backend, Bridge, Diagnosis, Machine, Memory
 from nnaccel_core.errors import ToolchainError
-from nnaccel_core.ir import Env, Graph, Node, TensorType, Value
+from nnaccel_core.ir import Env, Graph, Node, TensorType, Value, identity
 from nnaccel_core.options import Options
 from nnaccel_core.plan import BufferRef, LibraryStep, Plan
 from nnaccel_core.select.candidate import Candidate, Pack
@@ -47,7 +47,7 @@ class X86Backend(Backend):
         super().__init__(machine, device)
         self._compiler: KernelCompiler | None = None
         self._bridge: Bridge | None = None
-        self._packings: dict[tuple[str, tuple[int, ...]], X86Executable] = {}
+        self._packings: dict[tuple[str, tuple[int, ...], tuple[int, ...]], X86Executable] = {}
 
     @classmethod
     def probe(cls) -> Machine | None:
@@ -116,19 +116,23 @@ class X86Backend(Backend):
     def packed(self, pack: Pack, array: np.ndarray[Any, Any]) -> Memory:
         """See `Backend.packed`. Natively, on the framework's number of threads; what runs is kept for the next time, since
         training packs its weights at each step."""
-        array = np.ascontiguousarray(array, np.float32)
-        key = (pack.key, array.shape)
+        array = np.asarray(array, np.float32)
+        order = packing_order(pack.key, array)
+        if order is None:
+            array, order = np.ascontiguousarray(array), identity(array.ndim)
+        key = (pack.key, array.shape, order)
         executable = self._packings.get(key)
         if executable is None:
-            executable = self._packings[key] = self._packing(pack, array.shape)
+            executable = self._packings[key] = self._packing(pack, TensorType(array.shape, "float32", order))
         memory = X86Memory(max(1, pack.nbytes), recycled=True)
         threads = self.machine.cores if self._bridge is None else self._bridge.threads()
         executable.run((array.ctypes.data,), (), (memory.address,), threads, 0)
         return memory
 
-    def _packing(self, pack: Pack, shape: tuple[int, ...]) -> X86Executable:
-        source, target = TensorType(shape, "float32"), TensorType((pack.nbytes,), "uint8")
-        node = Node("pack", (pack.value,), (Value(target, "packed"),), {"key": pack.key, "nbytes": pack.nbytes}, "prepare")
+    def _packing(self, pack: Pack, source: TensorType) -> X86Executable:
+        target = TensorType((pack.nbytes,), "uint8")
+        attrs = {"key": pack.key, "nbytes": pack.nbytes, "layout": source.layout}
+        node = Node("pack", (pack.value,), (Value(target, "packed"),), attrs, "prepare")
         refs = (BufferRef("input", 0, 0, source),), (BufferRef("output", 0, 0, target),)
         step = LibraryStep(self.pack_candidate(node), *refs, None, pack.value.name)
         return self.build(Plan("pack", (step,), (source,), (), (target,)), Options())

@@ -9,11 +9,18 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
 
 from nnaccel_backend_x86 import native
 from nnaccel_core.errors import NnaccelError, ToolchainError
 from nnaccel_core.ir import Node, channels_last, identity
+from nnaccel_core.ir.types import Layout
 from nnaccel_core.plan import BufferRef, LibraryStep
+
+#: Kernels that make the same packed form of weights in the order `outputs_last`.
+LAST = {"pack_panels": "pack_panels_last"}
 
 
 @dataclass(frozen=True)
@@ -110,8 +117,31 @@ def is_pack_key(key: str) -> bool:
     return key.startswith("builtin ")
 
 
+def packing_order(key: str, array: np.ndarray[Any, Any]) -> Layout | None:
+    """The axes of weights from outermost to innermost in memory, where they can be packed as they lie; None where they have to be
+    copied to row-major memory first."""
+    if array.flags.c_contiguous:
+        return identity(array.ndim)
+    shape = array.shape
+    order = tuple(sorted(range(array.ndim), key=lambda a: (-array.strides[a], a)))
+    if not array.transpose(order).flags.c_contiguous:
+        return None
+    if is_pack_key(key):
+        last = outputs_last(array.ndim)
+        same = [a for a in order if shape[a] != 1] == [a for a in last if shape[a] != 1]
+        kernel = LAST.get(key.split()[1])
+        return last if same and kernel is not None and native.library().nnx_builtin(kernel.encode()) else None
+    dims = tuple(map(int, key.split()[2].split("x")))
+    return order if dims == shape and not key.endswith(" transposed") else None
+
+
+def outputs_last(rank: int) -> Layout:
+    """The order of weights (output, input channels, window...) as TensorFlow has them: window, input, output channels."""
+    return (*range(2, rank), 1, 0)
+
+
 def pack_call(node: Node) -> BuiltinCall:
-    """The call that makes the packed form that ``node`` (op ``pack``) asks for.
+    """The call that makes the packed form that ``node`` (op ``pack``) asks for, of weights in the order ``layout`` if it has one.
 
     Raises:
         ToolchainError: the key is of another version of this package.
@@ -120,5 +150,7 @@ def pack_call(node: Node) -> BuiltinCall:
     found = re.fullmatch(r"builtin (\w+) (\d+) ([-\dx]+)", key)
     if found is None:
         raise ToolchainError(f"{node.where()}: unknown weight format {key!r}; another version of this package made it")
-    address(found[1])
-    return BuiltinCall(found[1], tuple(map(int, found[3].split("x"))), int(found[2]))
+    layout = node.attrs.get("layout", ())
+    name = LAST[found[1]] if layout != identity(len(layout)) else found[1]
+    address(name)
+    return BuiltinCall(name, tuple(map(int, found[3].split("x"))), int(found[2]))

@@ -206,7 +206,8 @@ def pack_key(dims: Sequence[int], description: Description, transposed: bool) ->
 
 
 def pack_primitive(node: Node, threads: int) -> Primitive:
-    """The reorder that makes the packed form that ``node`` (op ``pack``) asks for, from row-major memory.
+    """The reorder that makes the packed form that ``node`` (op ``pack``) asks for, from row-major memory, or from weights whose
+    axes lie in the order of its attribute ``layout``.
 
     Raises:
         ToolchainError: the key is of another version of this package or oneDNN.
@@ -217,5 +218,7 @@ def pack_primitive(node: Node, threads: int) -> Primitive:
     if found is None or tag == 0:
         raise ToolchainError(f"{node.where()}: unknown weight format {key!r}; it was made by another version of oneDNN")
     dims = tuple(map(int, found[1].split("x")))
-    strides = (1, dims[0]) if found[3] else steps(TensorType(dims, "float32"))
+    layout = node.attrs.get("layout")
+    plain = TensorType(dims, "float32", layout if layout is not None and len(layout) == len(dims) else None)
+    strides = (1, dims[0]) if found[3] else steps(plain)
     return Primitive(REORDER, threads, Md(dims, strides), Md(dims, tag=tag))

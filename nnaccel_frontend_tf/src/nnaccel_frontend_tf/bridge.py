@@ -6,13 +6,15 @@ are arrays of TensorFlow's alignment, which it takes over as they are.
 
 from __future__ import annotations
 
+import ctypes
+import math
 import os
 from typing import Any
 
 import numpy as np
 
 from nnaccel_core.api import Bridge
-from nnaccel_core.ir import TensorType
+from nnaccel_core.ir import TensorType, identity
 
 #: Bytes; TensorFlow copies what is aligned less.
 ALIGNMENT = 64
@@ -47,6 +49,14 @@ class Borrowed:
         self.address = address
         self.shape = shape
         self.dtype = dtype
+
+    def numpy(self) -> np.ndarray[Any, Any]:
+        """The memory as a row-major array; not to be kept beyond the call."""
+        if 0 in self.shape:
+            return np.empty(self.shape, self.dtype)
+        raw = memoryview((ctypes.c_uint8 * (math.prod(self.shape) * self.dtype.itemsize)).from_address(self.address))
+        found: np.ndarray[Any, Any] = np.ndarray(self.shape, self.dtype, raw)
+        return found
 
 
 def address(array: np.ndarray[Any, Any]) -> int:
@@ -91,8 +101,18 @@ class TensorFlowCpuBridge(Bridge):
     def type_of(self, tensor: Any) -> TensorType | None:
         """The array's type with its layout; None where it is not dense."""
         name = ir_dtype(tensor.dtype)
-        layout = physical(tensor)
+        layout = identity(len(tensor.shape)) if type(tensor) is Borrowed else physical(tensor)
         return TensorType(tensor.shape, name, layout) if name is not None and layout is not None else None
+
+    def lies_as(self, tensor: Any, type: TensorType) -> bool:
+        """Whether the array lies in memory as ``type`` says."""
+        if isinstance(tensor, Borrowed):
+            return type.same_memory(identity(type.rank))
+        return super().lies_as(tensor, type)
+
+    def dtype_of(self, tensor: Any) -> str | None:
+        """The array's element type."""
+        return ir_dtype(tensor.dtype)
 
     def dense(self, tensor: Any) -> Any:
         """A row-major copy."""
@@ -119,6 +139,8 @@ class TensorFlowCpuBridge(Bridge):
 
     def numpy(self, tensor: Any) -> np.ndarray[Any, Any]:
         """The array itself; of bfloat16, which references compute in float32, a copy."""
+        if isinstance(tensor, Borrowed):
+            tensor = tensor.numpy()
         return tensor.astype(np.float32) if ir_dtype(tensor.dtype) == "bfloat16" else tensor  # type: ignore[no-any-return]
 
     def copy(self, target: Any, source: Any) -> None:

@@ -1,7 +1,7 @@
-"""The native operation that a compiled segment is in TensorFlow's graphs (``native/segment_op.cc``), and its Python side.
+"""The native operations that a compiled segment is in TensorFlow's graphs (``native/segment_op.cc``), and their Python side.
 
-It is compiled once per TensorFlow, by the system's C++ compiler, and kept in the disk cache. Where that is not possible, or with
-``NNACCEL_TF_NATIVE=0``, segments are `tf.numpy_function`, which cost more per call: one numpy array for each variable.
+They are compiled once per TensorFlow, by the system's C++ compiler, and kept in the disk cache. Where that is not possible, or
+with ``NNACCEL_TF_NATIVE=0``, segments are `tf.numpy_function`, which cost more per call: one numpy array for each variable.
 """
 
 from __future__ import annotations
@@ -37,10 +37,20 @@ _numbers = itertools.count()
 _nodes: weakref.WeakValueDictionary[int, Runs] = weakref.WeakValueDictionary()
 
 
+#: What forward passes keep for their backward passes, by the number in the tensor that stands for it.
+_kept: dict[int, Any] = {}
+
+
 class Runs(Protocol):
-    """What the operation calls. ``nnaccel_key``: its number, negative until it first enters a graph."""
+    """What an operation calls.
+
+    Attributes:
+        nnaccel_key: its number, negative until it first enters a graph.
+        nnaccel_keeps: whether its last output stands for what it keeps (`Call.keep`).
+    """
 
     nnaccel_key: int
+    nnaccel_keeps: bool
 
     def run(self, call: Call) -> None:
         """Compute a call's outputs."""
@@ -88,7 +98,7 @@ class Call:
         return found
 
     def allocate(self, types: Sequence[TensorType], dtypes: Sequence[np.dtype[Any]]) -> list[Borrowed]:
-        """Memory of TensorFlow's for all outputs, of these static types.
+        """Memory of TensorFlow's for the first outputs, of these static types.
 
         Raises:
             MemoryError: TensorFlow has none left.
@@ -108,6 +118,34 @@ class Call:
         return np.asarray(_Taken(self._library, tensor, address, shape, dtype)).view(dtype)
 
 
+    def keep(self, index: int, what: Any) -> None:
+        """Make output ``index`` a tensor that stands for ``what``, which is kept (`kept`) as long as that tensor exists.
+
+        Raises:
+            MemoryError: TensorFlow has no memory left.
+        """
+        number = next(_numbers)
+        _kept[number] = what
+        if not self._library.nnaccel_tf_keep(self._pointer, index, number):
+            del _kept[number]
+            raise MemoryError("TensorFlow could not allocate a tensor of 8 bytes")
+
+
+def kept(tensor: Borrowed) -> Any:
+    """What the tensor that `Call.keep` made stands for.
+
+    Raises:
+        RuntimeError: it is gone, since something copied the tensor and dropped the original.
+    """
+    number = ctypes.c_int64.from_address(tensor.address).value
+    if number not in _kept:
+        raise RuntimeError(
+            "what the forward pass kept for its gradients is gone: the tensor that stands for it was copied, and the original "
+            "dropped; with NNACCEL_TF_NATIVE=0 it is kept in tensors of TensorFlow's"
+        )
+    return _kept[number]
+
+
 @functools.lru_cache(maxsize=1024)
 def _dims(kind: TensorType, dtype: np.dtype[Any]) -> tuple[Any, int]:
     """Sizes as the library takes them, and bytes."""
@@ -119,7 +157,7 @@ def _dims(kind: TensorType, dtype: np.dtype[Any]) -> tuple[Any, int]:
 
 
 class Operation:
-    """The loaded operation."""
+    """The loaded operations."""
 
     def __init__(self, path: Path) -> None:
         """Load the library at ``path`` and start the thread that calls run on.
@@ -128,9 +166,10 @@ class Operation:
             Unavailable: TensorFlow refuses the library.
         """
         try:
-            self._make = tf.load_op_library(str(path)).nnaccel_segment
+            loaded = tf.load_op_library(str(path))
         except Exception as e:
             raise Unavailable(f"TensorFlow does not load it: {e}") from e
+        self._make, self._make_forward = loaded.nnaccel_segment, loaded.nnaccel_forward
         self._library = ctypes.CDLL(str(path))
         # Short functions: letting go of the interpreter's lock around them would cost more than they do.
         self._inside = ctypes.PyDLL(str(path))
@@ -141,6 +180,10 @@ class Operation:
         self._inside.nnaccel_tf_take.restype = ctypes.c_void_p
         self._inside.nnaccel_tf_take.argtypes = [ctypes.c_void_p, ctypes.c_int]
         self._inside.nnaccel_tf_release.argtypes = [ctypes.c_void_p]
+        self._inside.nnaccel_tf_keep.restype = ctypes.c_bool
+        self._inside.nnaccel_tf_keep.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_int64]
+        self._inside.nnaccel_tf_dropped.restype = ctypes.c_int64
+        self._inside.nnaccel_tf_dropped.argtypes = [ctypes.c_void_p, ctypes.c_int64]
         self._inside.nnaccel_tf_fail.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_char_p]
         self._callback = _CALLBACK(self._called)
         self._library.nnaccel_tf_set_callback(self._callback)
@@ -164,8 +207,17 @@ class Operation:
         except BaseException as e:
             self._inside.nnaccel_tf_fail(pointer, _code(e), f"{type(e).__name__}: {e}".encode())
 
+    def let_go(self) -> None:
+        """Let go of what was kept for gradients that nobody can ask for any more."""
+        numbers = (ctypes.c_int64 * 64)()
+        while count := self._inside.nnaccel_tf_dropped(numbers, len(numbers)):
+            for number in numbers[:count]:
+                _kept.pop(number, None)
+
     def __call__(self, node: Runs, tensors: Sequence[Any], count: int, dtypes: Sequence[Any], name: str) -> list[Any]:
-        """A node of the current graph that runs ``node``; ``count`` tensors are its inputs, the others values of variables."""
+        """A node of the current graph that runs ``node``; ``count`` tensors are its inputs, the others values of variables.
+
+        The results have these ``dtypes``; where ``node`` keeps something for gradients, a tensor that stands for it follows."""
         if node.nnaccel_key < 0:
             node.nnaccel_key = next(_numbers)
         _nodes[node.nnaccel_key] = node
@@ -177,8 +229,8 @@ class Operation:
             above = getattr(graph, "outer_graph", None)
             # The default graph outside of all functions never goes.
             graph = above if getattr(above, "outer_graph", None) is not None else None
-        found = self._make(given=list(tensors), key=node.nnaccel_key, count=count, Tout=list(dtypes), name=name)
-        return list(found)
+        make, kinds = (self._make_forward, [*dtypes, tf.int64]) if node.nnaccel_keeps else (self._make, list(dtypes))
+        return list(make(given=list(tensors), key=node.nnaccel_key, count=count, Tout=kinds, name=name))
 
 
 def _code(e: BaseException) -> int:

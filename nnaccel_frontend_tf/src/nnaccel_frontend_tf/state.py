@@ -20,8 +20,9 @@ from nnaccel_frontend_tf.assembly import Imported, assemble
 from nnaccel_frontend_tf.errors import NeedSizes, Refused
 from nnaccel_frontend_tf.importer import Importer, ir_dtype
 from nnaccel_frontend_tf.operation import why_not
-from nnaccel_frontend_tf.runner import Runner, nothing, refusing
+from nnaccel_frontend_tf.runner import Runner, nothing
 from nnaccel_frontend_tf.trace import Flat, Static, Trace, flatten, trace
+from nnaccel_frontend_tf.training import refusing
 
 if TYPE_CHECKING:
     from nnaccel_core.driver.session import Compiled, Session
@@ -121,7 +122,8 @@ class State:
             return result
         if recording or not found.untrainable:
             return found.result(found.runner(flat.tensors, _asked if recording else None))
-        return found.result(refusing(found.runner(flat.tensors, nothing), found.untrainable))
+        why = f"{found.untrainable}; open the GradientTape around the call, then TensorFlow runs it"
+        return found.result(refusing(found.runner(flat.tensors, nothing), why))
 
     def _verify(self, entry: Entry, flat: Flat, result: Any) -> None:
         """Compare a call with the user's own network, for ``optimize(..., verify=True)``."""

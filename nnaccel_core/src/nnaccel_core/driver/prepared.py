@@ -12,12 +12,16 @@ from nnaccel_core.api import Backend, Bridge, Executable, Memory
 from nnaccel_core.ir import Graph, Node, TensorType, Value, evaluate, identity, numpy_dtype
 from nnaccel_core.ops.registry import lookup
 from nnaccel_core.options import Options
+from nnaccel_core.passes.layout import view_root
 from nnaccel_core.place import Placed, PreparedKey
 from nnaccel_core.plan import BufferRef, LibraryStep, Plan
 from nnaccel_core.select.candidate import Pack
 
 #: Results of ``prepare`` nodes up to this many bytes are kept while the others are computed.
 KEEP_BYTES = 1 << 16
+
+#: Operators that only move elements.
+MOVES = frozenset({"flip", "reorder", "reshape", "transpose"})
 
 
 @dataclass(frozen=True)
@@ -80,13 +84,16 @@ class PreparedMemory:
 
     def _derive(self, v: Value, pack: Pack | None, memo: dict[Value, np.ndarray[Any, Any]]) -> tuple[int, Any]:
         """Address and owner of ``v``, packed if asked: the framework's own memory where that is all it takes."""
-        if v not in self._producers and pack is None:
-            tensor = self.parameters[v.name]()
-            if self.bridge.lies_as(tensor, v.type):
+        root = view_root(v, self._producers)
+        if root not in self._producers and pack is None:
+            tensor = self.parameters[root.name]()
+            if self.bridge.lies_as(tensor, root.type):
                 address = self.bridge.address(tensor)
                 if address % self.backend.alignment == 0:
                     return address, tensor
-        array = self._evaluate(v, memo)
+        array = self._moved(v)
+        if array is None:
+            array = self._evaluate(v, memo)
         static = TensorType(array.shape, v.dtype, v.type.layout)
         if pack is None:
             memory = self.backend.memory(max(1, evaluate(static.nbytes, {})))
@@ -117,6 +124,19 @@ class PreparedMemory:
         plan = Plan("pack", (step,), (static,), (), (node.output.type,))
         self.backend.build(plan, self.options).run((address,), (), (packed.address,), self.bridge.threads(), self.bridge.stream())
         return packed.address, packed
+
+    def _moved(self, v: Value) -> np.ndarray[Any, Any] | None:
+        """The value of nodes that only move a parameter's elements, mostly a view of it; None where others are on the way."""
+        nodes = []
+        while (node := self._producers.get(v)) is not None:
+            if node.op not in MOVES:
+                return None
+            nodes.append(node)
+            v = node.inputs[0]
+        array = self.bridge.numpy(self.parameters[v.name]())
+        for node in reversed(nodes):
+            (array,) = lookup(node.op).ref([array], node.attrs)
+        return array
 
     def _evaluate(self, v: Value, memo: dict[Value, np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
         """The value of a node of ``prepare``, by the operators' references; small ones in float64."""

@@ -87,7 +87,7 @@ class CompiledSegment:
         on_device = self._weights_last = options.live and backend.derives_live
         laid_out = verify(assign_layouts(optimized, layouts, weights_last=on_device), infer, "assign_layouts")
         self._observe("assign_layouts", optimized, laid_out)
-        split = unsplit(laid_out) if on_device else split_prepare(laid_out)
+        split = unsplit(laid_out) if on_device else split_prepare(laid_out, options.live)
         self.prepare = verify(split.prepare, infer, "split_prepare")
         # After the split: a result that depends on parameters only is copied out of prepared memory at each call.
         self.main = verify(materialize_outputs(split.main), infer, "materialize_outputs")

@@ -8,6 +8,7 @@ a network, so that a handful of plans serves every batch size: once these exist,
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,9 @@ from nnaccel_core.passes.fold import decompose
 
 #: A slice's weights may cost this part of its arithmetic; more slices than that pay too much for reading weights.
 WEIGHT_SHARE = 0.02
+#: What a slice costs beside its steps (some 12 us were measured), and the part of a slice's time that it may take.
+CALL_SECONDS = 1.2e-5
+CALL_SHARE = 0.02
 #: Fraction of peak that convolutions reach, for the estimate of a slice's time.
 EFFICIENCY = 0.7
 
@@ -184,7 +188,16 @@ def choose(graph: Graph, name: str, backend: Backend) -> tuple[int, tuple[tuple[
     found = functools.cache(lambda: layers(graph, name))  # not looked at by every backend, and worth some milliseconds
     size = backend.largest_slice(found)
     stages = tuple((found()[at].node if at else 0, n) for at, n in backend.stages(found))
-    return (cached_slice(*_weights_and_flops(graph, name), backend.machine) if size is None else size), stages
+    if size is None:
+        weights, flops = _weights_and_flops(graph, name)
+        machine = backend.machine
+        size = max(cached_slice(weights, flops, machine), worthy_slice(flops, _moved(graph, name), machine))
+    return size, stages
+
+
+def _moved(graph: Graph, name: str) -> int:
+    """Bytes of one sample's inputs and outputs, which are moved at least."""
+    return sum(evaluate(v.type.nbytes, {name: 1}) for v in (*graph.inputs, *graph.outputs))
 
 
 def _weights_and_flops(graph: Graph, name: str) -> tuple[int, float]:
@@ -208,6 +221,14 @@ def cached_slice(weights: int, flops: float, machine: Machine, limit: int = 64) 
     while size < limit and reading > WEIGHT_SHARE * size * per_sample:
         size *= 2
     return size
+
+
+def worthy_slice(flops: float, moved: int, machine: Machine) -> int:
+    """The smallest power of two whose samples, of so many operations and bytes each, take long enough for the call of a slice to
+    be a small part of it: samples may be as small as the elements of a vector."""
+    per_sample = max(flops / (machine.flops * EFFICIENCY), moved / machine.bandwidth)
+    wanted = CALL_SECONDS / CALL_SHARE
+    return 1 << max(0, math.ceil(math.log2(wanted / per_sample))) if per_sample else 1
 
 
 def slices(total: int, largest: int) -> Sequence[int]:

@@ -21,6 +21,9 @@ from nnaccel_core.passes.fold import decompose_fused
 #: now and `TrainedSegment.backward` with the same parameters when gradients are asked for.
 Record = Callable[["TrainedSegment", Sequence[Any], Sequence[Any]], list[Any]]
 
+#: ``allocate(types) -> tensors``: memory for results of these static types.
+Allocate = Callable[[Sequence[TensorType]], list[Any]]
+
 #: A backward pass is cut where that lets it free so many bytes of what was kept, into at most so many parts.
 PART_BYTES = 32 << 20
 MOST_PARTS = 6
@@ -108,27 +111,33 @@ class TrainedSegment:
         ``tracked`` are the parameters, dense, off the tape. They may have changed in any way since the last step, so that nothing
         derived from them is kept.
         """
-        results, kept, _ = self._run_forward(inputs, tracked, None)
+        results, kept, _ = self._run_forward(inputs, tracked, None, None)
         return results, kept
 
-    def forward_in_block(self, inputs: Sequence[Any], tracked: Sequence[Any]) -> tuple[list[Any], list[Any], Block | None]:
+    def forward_in_block(
+        self, inputs: Sequence[Any], tracked: Sequence[Any], allocate: Allocate | None = None
+    ) -> tuple[list[Any], list[Any], Block | None]:
         """`forward`, of which the caller hands nothing that is kept to anybody else, and holds the block until `backward` ran:
-        what is kept lies in it. None where that has no use."""
+        what is kept lies in it. None where that has no use. ``allocate`` gives memory for the outputs; by default the bridge."""
         # Memory of the host is worth it, too, where nothing is given back before backward ends: fresh pages cost a fault each.
         again = self._backend.replays or self._options.remat == "auto"
-        return self._run_forward(inputs, tracked, self._blocks if again and not self._bridge.capturing() else None)
+        return self._run_forward(inputs, tracked, self._blocks if again and not self._bridge.capturing() else None, allocate)
 
     def _run_forward(
-        self, inputs: Sequence[Any], tracked: Sequence[Any], blocks: Blocks | None
+        self, inputs: Sequence[Any], tracked: Sequence[Any], blocks: Blocks | None, allocate: Allocate | None
     ) -> tuple[list[Any], list[Any], Block | None]:
         held: list[Block] = []
 
-        def allocate(types: Sequence[TensorType]) -> list[Any]:
-            assert blocks is not None
-            held.append(blocks.take(types[self.outputs :]))
-            return [*(self._bridge.allocate(t) for t in types[: self.outputs]), *held[0].tensors]
+        def memory(types: Sequence[TensorType]) -> list[Any]:
+            own, rest = types[: self.outputs], types[self.outputs :]
+            found = [self._bridge.allocate(t) for t in own] if allocate is None else allocate(own)
+            if blocks is None:
+                return [*found, *(self._bridge.allocate(t) for t in rest)]
+            held.append(blocks.take(rest))
+            return [*found, *held[0].tensors]
 
-        results = self._run(self._forward, self._forward.sizes(inputs), inputs, tracked, allocate if blocks else None)
+        given = None if blocks is None and allocate is None else memory
+        results = self._run(self._forward, self._forward.sizes(inputs), inputs, tracked, given)
         n = len(self._forward.source.outputs)
         return results[: self.outputs] + results[n:], results[self.outputs : n], held[0] if held else None
 
@@ -136,15 +145,18 @@ class TrainedSegment:
         """Leave memory that waits for the next pass to the framework."""
         self._blocks.clear()
 
-    def backward(self, given: Iterable[Any], tracked: Sequence[Any]) -> list[Any]:
+    def backward(self, given: Iterable[Any], tracked: Sequence[Any], allocate: Allocate | None = None) -> list[Any]:
         """Gradients, from tensors in the order of `sources` and the parameters that `forward` was given.
 
         Each of ``given`` is let go of as soon as it was used: what nobody else holds is freed while this still runs.
+        ``allocate`` gives memory for all gradients where one part of the pass makes them; else they are the bridge's.
         """
         backward = self._backward()
-        allocate = self._bridge.allocate_block if self._backend.replays else None
         values = dict(zip(backward.inputs, given, strict=True))
-        for part in self._parts_for(values):
+        parts = self._parts_for(values)
+        if allocate is None or len(parts) > 1:
+            allocate = self._bridge.allocate_block if self._backend.replays else None
+        for part in parts:
             tensors = [values[v] for v in part.reads]
             for v in part.frees:
                 del values[v]
@@ -153,9 +165,8 @@ class TrainedSegment:
         return [values[v] for v in backward.outputs]
 
     def _run(
-        self, segment: CompiledSegment, env: Env, tensors: Sequence[Any], tracked: Sequence[Any],
-        allocate: Callable[[Sequence[TensorType]], list[Any]] | None,
-    ) -> list[Any]:  # fmt: skip
+        self, segment: CompiledSegment, env: Env, tensors: Sequence[Any], tracked: Sequence[Any], allocate: Allocate | None
+    ) -> list[Any]:
         # One run at a time: what is derived from the parameters belongs to this run.
         with self._lock:
             self._bound = dict(zip(self.parameters, tracked, strict=True))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
-from nnaccel_core.ir import Graph, prune
+from nnaccel_core.ir import Graph, Node, Value, prune
 from nnaccel_core.ops.registry import lookup
 from nnaccel_core.passes.fold import parameter_values
 
@@ -17,10 +18,15 @@ class Split:
     main: Graph
 
 
-def split_prepare(graph: Graph) -> Split:
+def split_prepare(graph: Graph, live: bool = False) -> Split:
     """Move everything that depends on parameters alone into ``prepare``, and constants that are weights, so that libraries pack
-    them. Other constants stay where they are used: what follows from them and from sizes needs no kernel."""
+    them. Other constants stay where they are used: what follows from them and from sizes needs no kernel.
+
+    ``live``: parameters change with each run, so that what element-wise nodes join for nothing stays with them.
+    """
     fixed = parameter_values(graph)
+    if live:
+        fixed -= _joined(graph, fixed)
     constants = {v for n in graph.nodes if n.op == "constant" for v in n.outputs}
     for n in graph.nodes:
         if lookup(n.op, n.where()).limit_of(n) in ("compute", "params"):
@@ -35,6 +41,24 @@ def split_prepare(graph: Graph) -> Split:
     kept = prune(main)
     main = replace(kept, params=prepared)
     return Split(prune(prepare), main)
+
+
+def _joined(graph: Graph, fixed: Collection[Value]) -> set[Value]:
+    """Element-wise results among ``fixed`` that element-wise nodes of their size alone read, which are not: running statistics
+    times their momentum, for one."""
+    readers: dict[Value, list[Node]] = {}
+    for n in graph.nodes:
+        for v in n.inputs:
+            readers.setdefault(v, []).append(n)
+    results, found = set(graph.results()), set[Value]()
+    for n in reversed(graph.nodes):
+        if not n.inputs or lookup(n.op, n.where()).limit_of(n) != "any" or any(v not in fixed or v in results for v in n.outputs):
+            continue
+        read = [r for v in n.outputs for r in readers.get(v, ())]
+        same = all(r.output.type.size == n.output.type.size and lookup(r.op, r.where()).limit_of(r) == "any" for r in read)
+        if same and all(v not in fixed or v in found for r in read for v in r.outputs):
+            found.update(n.outputs)
+    return found
 
 
 def unsplit(graph: Graph) -> Split:

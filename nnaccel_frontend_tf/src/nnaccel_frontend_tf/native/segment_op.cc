@@ -1,13 +1,17 @@
-/* The operation NnaccelSegment: one compiled segment in a graph of TensorFlow.
+/* The operations NnaccelSegment and NnaccelForward: one compiled segment in a graph of TensorFlow.
 
-It gives the Python callback the addresses of its inputs and takes its outputs from TensorFlow's allocator, so that a network's
+They give the Python callback the addresses of its inputs and take its outputs from TensorFlow's allocator, so that a network's
 hundreds of variables cost no numpy array each. The callback runs on one thread (nnaccel_tf_serve), for OpenMP keeps a team of
-threads for each thread that ever called it. Built against TensorFlow's C API only (tensorflow/c/kernels.h, ops.h). */
+threads for each thread that ever called it. NnaccelForward is the forward pass of training: one of its outputs stands for what
+the backward pass needs, which Python keeps as long as that tensor exists; so TensorFlow must not compute it beforehand, nor twice.
+Built against TensorFlow's C API only (tensorflow/c/kernels.h, ops.h). */
 
 #include <pthread.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 
+#include <algorithm>
 #include <vector>
 
 #include "tensorflow/c/kernels.h"
@@ -48,6 +52,17 @@ pthread_cond_t posted = PTHREAD_COND_INITIALIZER, finished = PTHREAD_COND_INITIA
 Call* job;
 bool serving;
 
+pthread_mutex_t dropping = PTHREAD_MUTEX_INITIALIZER; /* of what follows */
+std::vector<int64_t>& dropped = *new std::vector<int64_t>; /* numbers of what nobody needs any more; outlives all tensors */
+
+/* Deallocator of a tensor made by nnaccel_tf_keep. It may run on any thread, so Python is told only when it asks. */
+void drop(void* data, size_t, void*) {
+  pthread_mutex_lock(&dropping);
+  dropped.push_back(*static_cast<int64_t*>(data));
+  pthread_mutex_unlock(&dropping);
+  free(data);
+}
+
 void run(Call* call) {
   callback(call, call->kernel->key, call->data.data(), call->data.size(), call->header.data(), call->header.size());
 }
@@ -79,6 +94,7 @@ void nnaccel_tf_forked(void) {
   pthread_mutex_init(&lock, nullptr);
   pthread_cond_init(&posted, nullptr);
   pthread_cond_init(&finished, nullptr);
+  pthread_mutex_init(&dropping, nullptr);
   job = nullptr;
   serving = false;
 }
@@ -102,6 +118,32 @@ void* nnaccel_tf_take(Call* call, int index) {
 }
 
 void nnaccel_tf_release(void* tensor) { TF_DeleteTensor(static_cast<TF_Tensor*>(tensor)); }
+
+/* Make output `index` a tensor that holds `number` and tells nnaccel_tf_dropped when it is gone; false where that fails. */
+bool nnaccel_tf_keep(Call* call, int index, int64_t number) {
+  /* Aligned as TensorFlow's tensors are: it would copy others, and drop this at once. */
+  void* data = aligned_alloc(64, 64);
+  if (data == nullptr) return false;
+  *static_cast<int64_t*>(data) = number;
+  TF_Tensor* made = TF_NewTensor(TF_INT64, nullptr, 0, data, sizeof number, &drop, nullptr);
+  if (made == nullptr) return false;
+  TF_Status* status = TF_NewStatus();
+  TF_SetOutput(call->context, index, made, status);
+  const bool ok = TF_GetCode(status) == TF_OK;
+  TF_DeleteStatus(status);
+  TF_DeleteTensor(made);
+  return ok;
+}
+
+/* Up to `most` numbers whose tensors are gone; each is told once. Returns how many. */
+int64_t nnaccel_tf_dropped(int64_t* numbers, int64_t most) {
+  pthread_mutex_lock(&dropping);
+  const int64_t count = std::min<int64_t>(most, dropped.size());
+  std::copy_n(dropped.end() - count, count, numbers);
+  dropped.resize(dropped.size() - count);
+  pthread_mutex_unlock(&dropping);
+  return count;
+}
 
 void nnaccel_tf_fail(Call* call, int64_t code, const char* message) {
   call->code = code;
@@ -175,21 +217,27 @@ void compute(void* state, TF_OpKernelContext* context) {
 
 void infer(TF_ShapeInferenceContext* context, TF_Status* status) { TF_ShapeInferenceContextSetUnknownShape(context, status); }
 
-/* TensorFlow collects what is registered while it loads the library. */
-__attribute__((constructor)) void register_operation() {
+void add(const char* name, bool stateful) {
   Status s;
-  TF_OpDefinitionBuilder* op = TF_NewOpDefinitionBuilder("NnaccelSegment");
+  TF_OpDefinitionBuilder* op = TF_NewOpDefinitionBuilder(name);
   TF_OpDefinitionBuilderAddInput(op, "given: Tin");
   TF_OpDefinitionBuilderAddOutput(op, "found: Tout");
   TF_OpDefinitionBuilderAddAttr(op, "key: int");
   TF_OpDefinitionBuilderAddAttr(op, "count: int");
   TF_OpDefinitionBuilderAddAttr(op, "Tin: list(type) >= 0");
   TF_OpDefinitionBuilderAddAttr(op, "Tout: list(type) >= 1");
+  TF_OpDefinitionBuilderSetIsStateful(op, stateful);
   TF_OpDefinitionBuilderSetShapeInferenceFunction(op, &infer);
   TF_RegisterOpDefinition(op, s.status);
   if (!s.ok()) return;
-  TF_KernelBuilder* kernel = TF_NewKernelBuilder("NnaccelSegment", "CPU", &create, &compute, &destroy);
-  TF_RegisterKernelBuilder("NnaccelSegment", kernel, s.status);
+  TF_KernelBuilder* kernel = TF_NewKernelBuilder(name, "CPU", &create, &compute, &destroy);
+  TF_RegisterKernelBuilder(name, kernel, s.status);
+}
+
+/* TensorFlow collects what is registered while it loads the library. */
+__attribute__((constructor)) void register_operations() {
+  add("NnaccelSegment", false);
+  add("NnaccelForward", true);
 }
 
 }  // namespace

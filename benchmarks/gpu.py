@@ -196,6 +196,23 @@ def walls(found: dict[str, Callable[[Any], Any]], x: Any) -> dict[str, float]:
     return out
 
 
+def hosts(found: dict[str, Callable[[Any], Any]], x: Any) -> dict[str, float]:
+    """Milliseconds until a call has been enqueued on an idle device: what the host has no time for anything else."""
+    import torch
+
+    out = {}
+    for name, run in found.items():
+        seen = []
+        for _ in range(20):
+            torch.cuda.synchronize()
+            started = time.perf_counter()
+            run(x)
+            seen.append((time.perf_counter() - started) * 1e3)
+        out[name] = statistics.median(seen)
+    torch.cuda.synchronize()
+    return out
+
+
 def relative(got: Any, want: Any) -> float:
     return float((got.double() - want).norm() / want.norm())
 
@@ -282,7 +299,7 @@ def one(name: str, batch: int, dtype: str, names: list[str], slicing: bool | int
     if "nnaccel" not in names:
         turns.wait()
     errors = {n: relative(run(x)[: len(want)], want) for n, run in found.items()}
-    measured, clock = times(found, x), walls(found, x)
+    measured, clock, host = times(found, x), walls(found, x), hosts(found, x)
     peak = {}
     for n, run in found.items():
         torch.cuda.synchronize()
@@ -298,7 +315,7 @@ def one(name: str, batch: int, dtype: str, names: list[str], slicing: bool | int
         for n in found:
             row = {
                 "net": name, "batch": batch, "dtype": dtype, "side": n, "ms": statistics.median(measured[n]),
-                "all_ms": measured[n], "wall_ms": clock[n], "error": errors[n], "ready_s": ready[n],
+                "all_ms": measured[n], "wall_ms": clock[n], "host_ms": host[n], "error": errors[n], "ready_s": ready[n],
                 "peak_bytes": peak[n], "calls": len(measured[n]),
                 "gpu": torch.cuda.get_device_name(), "torch": torch.__version__,
             }  # fmt: skip

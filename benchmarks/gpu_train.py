@@ -4,6 +4,8 @@
 
 Milliseconds of a step by CUDA events, sides taking turns in blocks, all in one process for each network and batch. float32 means
 TF32 for everybody. The gradients of the first step are compared with float64. Writes gpu_train.jsonl and a table.
+
+    python benchmarks/gpu_train.py OUT --alone --nets resnet18 --batches 2    a few steps of nnaccel, each compared with float64
 """
 
 from __future__ import annotations
@@ -25,9 +27,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks import turns
 
 #: The networks of the GPU training rows.
-NETS = ("resnet18", "resnet50", "mobilenet_v2", "squeezenet1_1", "densenet121", "vgg16_bn")
+NETS = (
+    "alexnet", "densenet121", "inception_v3", "mobilenet_v2", "resnet18", "resnet50", "squeezenet1_1", "vgg16", "vgg16_bn",
+)  # fmt: skip
 PEERS = ("eager", "last", "inductor")
-BLOCKS, CALLS = 4, 10
+BLOCKS, CALLS, ALONE = 4, 10, 5
 
 
 def make(name: str) -> Any:
@@ -89,6 +93,28 @@ def error(found: list[Any], judge: list[Any]) -> float:
     return float((sum(e * e for e in errors) / len(errors)) ** 0.5)
 
 
+def alone(name: str, batch: int, autocast: str) -> None:
+    """A few steps of nnaccel, each waited for and compared with float64; ends the process with an error where they differ by much
+    more than PyTorch's own gradients do."""
+    import torch
+
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+    net, x = make(name).cuda(), torch.randn(batch, 3, 224, 224, device="cuda")
+    t = torch.randint(0, 1000, (batch,), device="cuda")
+    judge_net = copy.deepcopy(net).double()
+    torch.nn.functional.cross_entropy(judge_net(x.double()), t).backward()
+    judge = [p.grad.clone() for p in judge_net.parameters()]
+    own = error(Side("eager", copy.deepcopy(net), False, autocast).gradients(x, t), judge)
+    side = Side("nnaccel", net, False, autocast)
+    for step in range(ALONE):
+        off = error(side.gradients(x, t), judge)  # the optimizer takes no step, so the gradients stay
+        torch.cuda.synchronize()
+        print(f"{name} {batch} step {step + 1}: gradients differ from float64 by {off:.1e}, eager's by {own:.1e}", flush=True)
+        if not off < 2 * own + 1e-3:
+            raise SystemExit(f"{name} {batch}: wrong gradients in step {step + 1}")
+    print(side.net.nnaccel_report(), flush=True)
+
+
 def one(name: str, batch: int, names: list[str], autocast: str, profile: bool, out: Path) -> None:
     """Measure one network at one batch size and append the results."""
     import torch
@@ -99,22 +125,24 @@ def one(name: str, batch: int, names: list[str], autocast: str, profile: bool, o
     x = torch.randn(batch, 3, size, size, device="cuda", generator=generator)
     t = torch.randint(0, 1000, (batch,), device="cuda", generator=generator)
     net = make(name).cuda()
-    judge_net = copy.deepcopy(net).double()
-    torch.nn.functional.cross_entropy(judge_net(x.double()), t).backward()
-    judge = [p.grad.clone() for p in judge_net.parameters()]
-    del judge_net
+    with turns.by_itself():
+        judge_net = copy.deepcopy(net).double()
+        torch.nn.functional.cross_entropy(judge_net(x.double()), t).backward()
+        judge = [p.grad.clone() for p in judge_net.parameters()]
+        del judge_net
     sides, errors, ready, peak = {}, {}, {}, {}
     for n in names:
         if n == "nnaccel":
             turns.wait()
         started = time.perf_counter()
         last = n in ("last", "inductor")
-        side = sides[n] = Side(n, copy.deepcopy(net), last, autocast)
-        errors[n] = error(side.gradients(x, t), judge)
-        given = x.to(memory_format=torch.channels_last) if last else x
-        for _ in range(3):
-            side.step(given, t)
-        torch.cuda.synchronize()
+        with contextlib.nullcontext() if n in ("inductor", "nnaccel") else turns.by_itself():
+            side = sides[n] = Side(n, copy.deepcopy(net), last, autocast)
+            errors[n] = error(side.gradients(x, t), judge)
+            given = x.to(memory_format=torch.channels_last) if last else x
+            for _ in range(3):
+                side.step(given, t)
+            torch.cuda.synchronize()
         ready[n] = time.perf_counter() - started
         print(f"  {n}: ready after {ready[n]:.1f} s, error {errors[n]:.1e}", flush=True)
     measured: dict[str, list[float]] = {n: [] for n in names}
@@ -133,6 +161,7 @@ def one(name: str, batch: int, names: list[str], autocast: str, profile: bool, o
             measured[n] += [begin.elapsed_time(end) for begin, end in events]
     from nnaccel_core.driver.optimize import backend_for
 
+    host = {n: hosted(side, x.to(memory_format=torch.channels_last) if side.last else x, t) for n, side in sides.items()}
     for n, side in sides.items():
         side.optimizer.zero_grad()
         side.net.eval()  # nnaccel gives back the memory that it holds for the next step: the step measured takes it again
@@ -151,9 +180,12 @@ def one(name: str, batch: int, names: list[str], autocast: str, profile: bool, o
         for n in names:
             row = {
                 "net": name, "batch": batch, "dtype": autocast or "float32", "side": n, "ms": statistics.median(measured[n]),
-                "all_ms": measured[n], "error": errors[n], "ready_s": ready[n], "peak_bytes": peak[n], "calls": len(measured[n]),
+                "all_ms": measured[n], "host_ms": host[n], "error": errors[n], "ready_s": ready[n],
+                "peak_bytes": peak[n], "calls": len(measured[n]),
                 "gpu": torch.cuda.get_device_name(), "torch": torch.__version__,
             }  # fmt: skip
+            if n == "nnaccel":
+                row |= {"scratch_bytes": backend_for("cuda").scratch.nbytes}
             f.write(json.dumps(row) + "\n")
     print(name, batch, {n: round(statistics.median(m), 2) for n, m in measured.items()}, flush=True)
     if "nnaccel" in sides:
@@ -162,6 +194,19 @@ def one(name: str, batch: int, names: list[str], autocast: str, profile: bool, o
         if profile:
             text = profiled(sides["nnaccel"], lambda s: s.step(x, t))
             (out / f"train_profile_{name}_{batch}.txt").write_text(text)
+
+
+def hosted(side: Side, x: Any, t: Any) -> float:
+    """Milliseconds until a step has been enqueued on an idle device, by the clock."""
+    import torch
+
+    seen = []
+    for _ in range(CALLS):
+        torch.cuda.synchronize()
+        started = time.perf_counter()
+        side.step(x, t)
+        seen.append((time.perf_counter() - started) * 1e3)
+    return statistics.median(seen)
 
 
 def prewarm(name: str, batch: int, autocast: str) -> None:
@@ -240,11 +285,16 @@ def main() -> None:
     parser.add_argument("--autocast", default="", choices=("", "bfloat16", "float16"))
     parser.add_argument("--profile", action="store_true", help="keep what each of nnaccel's steps takes")
     parser.add_argument("--one", action="store_true")
+    parser.add_argument("--alone", action="store_true", help="a few steps of nnaccel only, compared with float64")
     parser.add_argument("--prewarm", type=int, default=0, metavar="N", help="fill Inductor's cache first, N networks at a time")
     parser.add_argument("--together", type=int, default=1, metavar="N", help="get N networks ready at once, then time one by one")
     parser.add_argument("--seconds", type=float, default=1e9, help="start no further network after so many seconds")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
+    if given.alone:
+        for batch in given.batches:
+            alone(given.nets[0], batch, given.autocast)
+        return
     if given.one and given.prewarm:
         prewarm(given.nets[0], given.batches[0], given.autocast)
         return

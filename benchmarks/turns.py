@@ -6,12 +6,16 @@ What takes long is compiling for the peers, on the CPU; what must not be disturb
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 READY = "ready for its turn"
 
@@ -26,6 +30,18 @@ def wait() -> None:
     torch.cuda.empty_cache()
     print(READY, flush=True)
     sys.stdin.readline()
+
+
+@contextlib.contextmanager
+def by_itself() -> Iterator[None]:
+    """What needs much of the GPU's memory for a moment: one process of this user at a time, which leaves nothing behind."""
+    import torch
+
+    with (Path(tempfile.gettempdir()) / f"nnaccel_bench_{os.getuid()}.lock").open("w") as f:
+        fcntl.flock(f, fcntl.LOCK_EX)
+        yield
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
 
 
 def take_turns(commands: Sequence[Sequence[str]]) -> list[int]:

@@ -2,7 +2,7 @@
 
     python3 scripts/gpu_session.py OUT [--tests] [--bench] [--nets resnet50 ...] [--batches 1 128] [--peers ...]
     python3 scripts/gpu_session.py OUT --train [--nets resnet50 ...]            training steps
-    python3 scripts/gpu_session.py OUT --sanitize vgg16 128     one network under compute-sanitizer
+    python3 scripts/gpu_session.py OUT --sanitize vgg16 128     one network under compute-sanitizer, with --train its training
 
 Needs torch, torchvision, CuPy, NVRTC and pytest; cuDNN's frontend for the library paths. Writes its tables into the folder OUT.
 Options that it does not know go to benchmarks/gpu.py, or with --train to benchmarks/gpu_train.py.
@@ -56,19 +56,22 @@ def sanitizer() -> str | None:
     return shutil.which("compute-sanitizer") or shutil.which("compute-sanitizer", path=os.pathsep.join(places))
 
 
-def sanitize(net: str, batch: str, rest: list[str], out: Path, env: dict[str, str]) -> int:
-    """Run ``net`` alone (`gpu.alone`: a call step by step, then CUDA graphs) under memcheck; without the tool, kernel by kernel.
+def sanitize(net: str, batch: str, train: bool, rest: list[str], out: Path, env: dict[str, str]) -> int:
+    """Run ``net`` alone (`gpu.alone`: a call step by step, then CUDA graphs; with ``train`` `gpu_train.alone`) under memcheck;
+    without the tool, kernel by kernel.
 
     PyTorch's allocator keeps no memory meanwhile, so that what lies outside a tensor is memory of nobody; the arena is one
-    allocation. cuDNN's first plans are taken: timing others would take hours here.
+    allocation. cuDNN's first plans are taken: timing others would take hours here. Calls by which libraries ask the driver for
+    functions that it lacks are not reported.
     """
-    bench = [sys.executable, str(ROOT / "benchmarks/gpu.py"), str(out), "--alone", "--nets", net, "--batches", batch, *rest]
+    script = "benchmarks/gpu_train.py" if train else "benchmarks/gpu.py"
+    bench = [sys.executable, str(ROOT / script), str(out), "--alone", "--nets", net, "--batches", batch, *rest]
     cache = str((out / "sanitize_cache").resolve())
     env = {**env, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1", "NNACCEL_CUDA_TUNING": "0", "NNACCEL_CACHE_DIR": cache}
-    log = out / f"sanitize_{net}_{batch}.log"
+    log = out / f"sanitize_{net}_{batch}{'_train' if train else ''}.log"
     tool = sanitizer()
     if tool is not None:
-        steps = [("memcheck", [tool, "--tool", "memcheck", "--error-exitcode", "9", "--print-limit", "20", *bench], env)]
+        steps = [("memcheck", [tool, "--tool", "memcheck", "--error-exitcode", "9", "--report-api-errors", "no", *bench], env)]
     else:
         print("compute-sanitizer was not found (it comes with CUDA's toolkit): launches are waited for one by one instead")
         waiting = {**env, "CUDA_LAUNCH_BLOCKING": "1", "NNACCEL_CUDA_GRAPHS": "0"}
@@ -93,6 +96,7 @@ def main() -> int:
     parser.add_argument("--bench", action="store_true")
     parser.add_argument("--train", action="store_true")
     parser.add_argument("--select", default="", help="pytest -k")
+    parser.add_argument("--workers", default="0", metavar="N", help="run the tests in N processes (needs pytest-xdist)")
     parser.add_argument("--sanitize", nargs=2, metavar=("NET", "BATCH"), help="run nnaccel alone under compute-sanitizer")
     options, rest = parser.parse_known_args()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -104,10 +108,11 @@ def main() -> int:
     env.setdefault("NNACCEL_CACHE_DIR", str(ROOT / "build" / "gpu_cache"))
     status = 0
     if options.sanitize:
-        return sanitize(*options.sanitize, rest, options.out, env)
+        return sanitize(*options.sanitize, options.train, rest, options.out, env)
     if options.tests:
         command = [sys.executable, "-m", "pytest", "tests/backend_cuda", "-m", "gpu", "-q", "-p", "no:cacheprovider"]
         command += ["-k", options.select] if options.select else []
+        command += ["-n", options.workers] if options.workers != "0" else []
         with (options.out / "tests.log").open("w") as log:
             status = subprocess.run(command, cwd=ROOT, env=env, stdout=log, stderr=subprocess.STDOUT, check=False).returncode
         print("\n".join((options.out / "tests.log").read_text().splitlines()[-40:]))

@@ -85,3 +85,18 @@ def test_nan_and_infinity_reach_what_they_should() -> None:
     Stem(case, probe.machine(0), loader()).run([x.data_ptr(), weights.data_ptr(), 0, y.data_ptr()], 0, stream)
     want = torch.nn.functional.conv2d(x.double(), weights.double(), None, 2, 3).relu()
     assert torch.equal(y.isnan(), want.isnan()) and torch.equal(y.isinf(), want.isinf())
+
+
+@pytest.mark.parametrize("math", WITHIN)
+def test_numbers_that_no_window_covers_reach_no_gradient(math: str) -> None:
+    case = spec((3, 16, 3, 4, 0, 1, 70, 70), math, False, gradient=True)  # the last window ends at 66
+    kind = getattr(torch, math)
+    x, dy = torch.randn(3, 3, 70, 70, device="cuda").to(kind), torch.randn(3, 16, 17, 17, device="cuda").to(kind)
+    x[:, :, 67:], x[:, :, :, 67:] = float("nan"), float("inf")
+    found = torch.empty(16, 3, 3, 3, device="cuda", dtype=kind)
+    stem = Stem(case, probe.machine(0), loader())
+    workspace = torch.empty(stem.workspace, device="cuda", dtype=torch.uint8)
+    stream = torch.cuda.current_stream().cuda_stream
+    stem.run([t.data_ptr() for t in (dy.to(memory_format=torch.channels_last), x, found)], workspace.data_ptr(), stream)
+    want = torch.nn.grad.conv2d_weight(x[:, :, :67, :67].double(), found.shape, dy.double(), 4)
+    assert off(found, want) < WITHIN[math]

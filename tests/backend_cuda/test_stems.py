@@ -34,13 +34,18 @@ def spec(o: int = 64, k: int = 7, stride: int = 2, **more: Any) -> StemSpec:
     return StemSpec(**(given | more))
 
 
-@pytest.mark.parametrize(("o", "k", "gradient"), [*itertools.product((16, 32, 64, 96), (1, 3, 7, 11), (False, True))])
-def test_tiles_fit_a_multiprocessor(o: int, k: int, gradient: bool) -> None:
-    found = stems.tiling(spec(o, k, gradient=gradient))
-    assert found is not None
+@pytest.mark.parametrize(
+    ("o", "k", "gradient", "math"),
+    [*itertools.product((16, 32, 64, 96), (1, 3, 7, 11), (False, True), ("float32", "bfloat16"))],
+)
+def test_tiles_fit_a_multiprocessor(o: int, k: int, gradient: bool, math: str) -> None:
+    case = spec(o, k, gradient=gradient, math=math, result_dtype=math)
+    found = stems.tiling(case)
+    assert found is not None and case.narrow == (gradient and math == "bfloat16")
     assert found.blocks * found.shared <= 227 << 10
     if gradient:
-        assert found.units * found.pairs * 4 <= stems.ACCUMULATORS and found.across * found.pairs * 2 >= k * k
+        pairs = k * ((k + 1) // 2) if case.narrow else (k * k + 1) // 2
+        assert found.units * found.pairs * 4 <= stems.ACCUMULATORS and found.across * found.pairs >= pairs
     else:
         assert found.rows * found.columns == 256 and found.units <= 8
 
@@ -59,6 +64,9 @@ CASES = [
           (24, 64), (3, 7), (("float32", "float32"), ("float16", "float16"), ("bfloat16", "float32")))),
     spec(16, 3, steps=(("clip", 0.0, 6.0), ("silu",), ("tanh",), ("sigmoid",))),
     spec(64, 7, gradient=True), spec(32, 11, 4, gradient=True, result_dtype="bfloat16", math="bfloat16"),
+    *(spec(o, k, stride, gradient=True, result_dtype=m, math=m, image_dtype=x) for o, k, stride, m, x in (
+        (64, 7, 2, "bfloat16", "float32"), (64, 3, 1, "float16", "float16"), (16, 5, 3, "bfloat16", "bfloat16"))),
+    spec(16, 3, gradient=True, result_dtype="float16", math="float16", dilation=(2, 2)),
 ]  # fmt: skip
 
 

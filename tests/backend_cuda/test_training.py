@@ -13,10 +13,10 @@ from backend_cuda.test_convolutions import use
 from backend_cuda.test_executable import Gpu, example, gpu, tensors_of
 from dfp.helpers import Net
 from nnaccel_backend_cuda import executable, probe
-from nnaccel_backend_cuda.cut import Cut, dear
+from nnaccel_backend_cuda.cut import Cut, dear, heavy
 from nnaccel_core.api import Captured
 from nnaccel_core.driver.training import TrainedSegment
-from nnaccel_core.ir import Graph, TensorType, channels_last, identity
+from nnaccel_core.ir import Graph, Node, TensorType, Value, channels_last, identity
 from nnaccel_core.ir.program import Program
 from nnaccel_core.options import Options
 from nnaccel_core.passes.layout import assign_layouts
@@ -118,6 +118,17 @@ def test_weights_of_dense_convolutions_lie_as_images_do() -> None:
     assert kept.nodes[1].inputs[1].type.layout == identity(4)
 
 
+def test_rounded_weights_are_kept_as_convolutions_read_them() -> None:
+    x, w = Value(TensorType((2, 8, 6, 6), "bfloat16"), "x"), Value(TensorType((16, 8, 3, 3), "float32"), "w")
+    low, y = Value(TensorType((16, 8, 3, 3), "bfloat16"), "low"), Value(TensorType((2, 16, 6, 6), "bfloat16"), "y")
+    attrs = {"stride": (1, 1), "padding": ((1, 1), (1, 1)), "dilation": (1, 1), "groups": 1}
+    nodes = (Node("cast", (w,), (low,), {"dtype": "bfloat16"}), Node("conv", (x, low), (y,), attrs))
+    laid_out = assign_layouts(Graph((x,), (w,), nodes, (y, low)), [None, None], weights_last=True)
+    assert laid_out.outputs[1].type.same_memory(channels_last(4))
+    (convolution,) = (n for n in laid_out.nodes if n.op == "conv")
+    assert convolution.inputs[1] is laid_out.outputs[1]
+
+
 def test_a_graph_is_not_captured_where_copies_outweigh_launches() -> None:
     def reason(nbytes: int, cut: Cut, count: int = 10) -> str:
         given, result = TensorType((nbytes // 4,), "float32"), TensorType((16,), "float32")
@@ -130,6 +141,10 @@ def test_a_graph_is_not_captured_where_copies_outweigh_launches() -> None:
     assert reason(1 << 10, none) == ""
     assert reason(1 << 20, none, 200) == ""  # launches take longer
     assert reason(1 << 30, Cut(1, 10, frozenset({0}), frozenset())) == ""
+    given = TensorType((1 << 28,), "float32")
+    ref = (BufferRef("input", 0, 0, given),)
+    plan = Plan("p", (LibraryStep(None, ref, (), None, "layer"),), (given,), (), ())  # type: ignore[arg-type]
+    assert "held twice" in heavy(plan, none, 3e12) and heavy(plan, Cut(1, 1, frozenset({0}), frozenset()), 3e12) == ""
 
 
 def test_large_results_are_replayed_in_place_while_addresses_stay(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,3 +236,30 @@ def test_addresses_that_never_settle_are_not_captured_for_ever(gpu: Gpu, monkeyp
             given = [t.data_ptr() for t in inputs], built.prepared.addresses, [t.data_ptr() for t in outputs]
             built.executable.run(*given, 1, 0)
     assert gpu.device.log.count("capture") <= 2
+
+
+def test_a_pass_of_training_is_replayed_in_place_or_on_copies_where_addresses_never_settle(
+    gpu: Gpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Copies would take less time than launches, but twice the memory: they are made only where there is no other way."""
+    monkeypatch.setattr(executable, "heavy", lambda *_: "held twice")
+    monkeypatch.setattr(executable, "copying_bytes", lambda *_: 0)
+    graph, _, _ = example()
+    params, inputs, want = tensors_of(graph, 2)
+    built = gpu.segment(graph, params, live=True).built({"n": 2})
+    assert built.prepared is not None
+    plan: Any = built.executable
+    given = [t.data_ptr() for t in inputs], built.prepared.addresses
+    outputs = [gpu.bridge.allocate(t) for t in built.output_types]
+    for _ in range(3):
+        built.executable.run(*given, [t.data_ptr() for t in outputs], 1, 0)
+    assert gpu.device.log.count("graph") == 2 and "copy" not in gpu.device.log
+    held = plan.scratch.nbytes
+    kept = []
+    for k in range(executable.PATIENCE + 3):
+        kept.append([gpu.bridge.allocate(t) for t in built.output_types])
+        gpu.device.log.clear()
+        built.executable.run(*given, [t.data_ptr() for t in kept[-1]], 1, 0)
+        assert ("graph" in gpu.device.log) == (k >= executable.PATIENCE + 2)
+        np.testing.assert_allclose(kept[-1][0].numpy(), want, rtol=1e-5, atol=1e-6)
+    assert plan.scratch.nbytes > held

@@ -206,7 +206,7 @@ class CudaBackend(Backend):
     def build(self, plan: Plan, options: Options) -> CudaExecutable:
         from nnaccel_backend_cuda.executable import CudaExecutable
 
-        return CudaExecutable(plan, self)
+        return CudaExecutable(plan, self, options.live)
 
     def memory(self, nbytes: int) -> Memory:
         from nnaccel_backend_cuda.memory import CudaMemory

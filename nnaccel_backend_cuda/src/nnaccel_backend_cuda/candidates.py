@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from nnaccel_backend_cuda import attention, gathers
+from nnaccel_backend_cuda import attention, gathers, pools
 from nnaccel_backend_cuda.convolutions import BIAS, RESIDUAL, ConvSpec, W, X, Y
 from nnaccel_backend_cuda.cudnn_graphs import GraphCall, Operand, Plan
 from nnaccel_backend_cuda.kernels import START
@@ -102,7 +102,7 @@ class Proposer:
         """``tuner``: None where cuDNN is missing; ``only``: sets of nodes to look at."""
         self.only = only
         self.graph, self.env, self.machine, self.options, self.tuner = graph, env, machine, options, tuner
-        self.uses = graph.uses()
+        self.uses, self.producers = graph.uses(), graph.producers()
         self.results = set(graph.results())
         self.parametric = set(graph.params)
 
@@ -114,6 +114,13 @@ class Proposer:
         readers = self.uses.get(v, [])
         return readers[0] if len(readers) == 1 and v not in self.results else None
 
+    def is_zero(self, v: Value) -> bool:
+        """Whether ``v`` is a constant of zeros, or one in another type."""
+        node = self.producers.get(v)
+        if node is not None and node.op in ("cast", "expand"):
+            return self.is_zero(node.inputs[0])
+        return node is not None and node.op == "constant" and not np.any(node.attrs["value"])
+
     def propose(self) -> list[Candidate]:
         """All usable candidates. Convolutions' plans are tuned here, so that their costs are measured."""
         drafts: list[Draft] = []
@@ -124,6 +131,8 @@ class Proposer:
                 found += few.propose(node)
             if node.op in gathers.OPS:
                 found += gathers.propose(self, node)
+            if node.op == "max_pool_backward":
+                found += pools.propose(self, node)
             if any(self.static(v).dtype not in DTYPES or 0 in self.static(v).shape for v in (*node.inputs, *node.outputs)):
                 continue
             if node.op in _GRADIENTS and self.tuner is not None:

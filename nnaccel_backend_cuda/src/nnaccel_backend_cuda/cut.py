@@ -84,15 +84,20 @@ def cut(plan: Plan, bandwidth: float) -> Cut:
     return Cut(begin, end, frozenset(inputs), frozenset(outputs))
 
 
+def _copied(plan: Plan, cut: Cut) -> int:
+    """Bytes of the inputs and results that a graph with ``cut`` would have copies of."""
+    given = [t for i, t in enumerate(plan.inputs) if i not in cut.inputs]
+    given += [t for i, t in enumerate(plan.outputs) if i not in cut.outputs]
+    return sum(int(evaluate(t.nbytes, {})) for t in given)
+
+
 def dear(plan: Plan, cut: Cut, bandwidth: float) -> str:
     """Why a graph of ``plan`` would cost more than it saves; "" where it does not.
 
     A pass of training on large batches gives back, or reads, an activation of nearly every layer. Copying them all takes time,
     and twice the memory; while launching steps one by one takes none as long as the device is busy with those in front.
     """
-    given = [t for i, t in enumerate(plan.inputs) if i not in cut.inputs]
-    given += [t for i, t in enumerate(plan.outputs) if i not in cut.outputs]
-    nbytes = sum(int(evaluate(t.nbytes, {})) for t in given)
+    nbytes = _copied(plan, cut)
     busy = _busy(plan, bandwidth)
     host = sum(HOST_LIBRARY if isinstance(s, LibraryStep) else HOST for s in plan.steps)
     if 2 * nbytes / bandwidth <= max(host - busy, SMALL):
@@ -100,9 +105,18 @@ def dear(plan: Plan, cut: Cut, bandwidth: float) -> str:
     return f"copying {nbytes >> 20} MiB of inputs and results would take longer than launching {len(plan.steps)} steps"
 
 
+def heavy(plan: Plan, cut: Cut, bandwidth: float) -> str:
+    """Why a graph of ``plan`` that works on copies takes more time, or memory, than one on the caller's memory is to; "" where
+    copies cost little."""
+    nbytes = _copied(plan, cut)
+    if nbytes <= copying_bytes(plan, bandwidth):
+        return ""
+    return f"{nbytes >> 20} MiB of inputs and results would be copied, and held twice"
+
+
 def copying_bytes(plan: Plan, bandwidth: float) -> int:
     """Bytes that may be copied for each replay of a graph of ``plan`` on the caller's memory."""
     return int(max(SMALL, PART * _busy(plan, bandwidth)) * bandwidth / 2)
 
 
-__all__ = ["Cut", "copying_bytes", "cut", "dear", "refs"]
+__all__ = ["Cut", "copying_bytes", "cut", "dear", "heavy", "refs"]

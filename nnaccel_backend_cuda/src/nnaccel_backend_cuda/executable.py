@@ -6,8 +6,9 @@ that touch large ones are launched in front of the graph and behind it, on the c
 
 Where too much would be copied (`cut.dear`: a pass of training gives back an activation of nearly every layer), graphs work on
 the caller's memory, and are good for calls with the same addresses again; only what is small and lies elsewhere each time is
-copied (`mobile`). The driver gives passes of training such memory, step after step; other calls run step by step. So do plans
-with steps on the host, and all plans under NNACCEL_CUDA_GRAPHS=0.
+copied (`mobile`). The driver gives passes of training such memory, step after step, so theirs always work so (`cut.heavy`) unless
+addresses do not settle; other calls run step by step. So do plans with steps on the host, and all plans under
+NNACCEL_CUDA_GRAPHS=0.
 """
 
 from __future__ import annotations
@@ -24,10 +25,11 @@ import numpy as np
 from nnaccel_backend_cuda.candidates import ProductCall
 from nnaccel_backend_cuda.cudnn_graphs import GraphCall, frontend
 from nnaccel_backend_cuda.cudnn_graphs import Plan as GraphPlan
-from nnaccel_backend_cuda.cut import copying_bytes, cut, dear
+from nnaccel_backend_cuda.cut import copying_bytes, cut, dear, heavy
 from nnaccel_backend_cuda.gathers import GatherSpec
 from nnaccel_backend_cuda.memory import ALIGNMENT, CudaMemory, Scratch, logical, physical
 from nnaccel_backend_cuda.mobile import Mobile
+from nnaccel_backend_cuda.pools import PoolSpec
 from nnaccel_backend_cuda.probe import cupy
 from nnaccel_backend_cuda.products import Product
 from nnaccel_backend_cuda.stems import StemSpec
@@ -51,6 +53,8 @@ Addresses = tuple[tuple[int, ...], tuple[int, ...]]
 #: Graphs on the caller's memory that one plan keeps, calls whose addresses it remembers, and captures: so many, and one more for
 #: each so many replays. Where addresses do not settle, capturing again and again would cost more than launching.
 KEPT, MET, CAPTURES, OFTEN = 4, 8, 16, 32
+#: Calls one after another that find no graph of their addresses before a pass of training gets one that works on copies.
+PATIENCE = 12
 #: Addresses at which vector accesses may start.
 ACCESS = 16
 #: Dynamic shared memory beyond this must be asked for; a block has 48 KiB, of which reductions use some (static) bytes.
@@ -76,8 +80,9 @@ class Captured:
 class CudaExecutable(Executable):
     """See the module. Calls of several threads enqueue one after another."""
 
-    def __init__(self, plan: Plan, backend: CudaBackend) -> None:
-        """
+    def __init__(self, plan: Plan, backend: CudaBackend, again: bool = False) -> None:
+        """``again``: whether operands lie where they lay in an earlier call, as in training (`Backend.replays`).
+
         Raises:
             ToolchainError: NVRTC or a library is missing, or refused a kernel; NnaccelError: a library step cannot be built.
         """
@@ -117,12 +122,15 @@ class CudaExecutable(Executable):
         if self.cut.empty and not self._host:
             self._refused = self._refused or "all steps touch large inputs or results, where the caller has them"
         self._dear = dear(plan, self.cut, backend.machine.bandwidth)
+        #: why graphs work on the caller's memory; "" where copies do
+        self._in_place_for = self._dear or (heavy(plan, self.cut, backend.machine.bandwidth) if again else "")
+        self._missed = 0
         self._mobile = Mobile((*self._sizes_in, *self._sizes_out), copying_bytes(plan, backend.machine.bandwidth))
         self._fixed: dict[Addresses, Captured] = {}
         self._met: deque[Addresses] = deque(maxlen=MET)
         self._last: tuple[int, ...] | None = None
         self._captures = self._replays = 0
-        self.scratch.expect(self._direct_bytes if self._refused or self._dear else self._graph_bytes)
+        self.scratch.expect(self._direct_bytes if self._refused or self._in_place_for else self._graph_bytes)
         self._profile: tuple[tuple[str, float], ...] = ()
         self._lock = threading.RLock()
 
@@ -195,7 +203,7 @@ class CudaExecutable(Executable):
                 product.run(at[0], at[1], at[2] if bias else 0, at[-1], workspace, stream)
 
             return multiply
-        if isinstance(impl, (StemSpec, GatherSpec)):
+        if isinstance(impl, (StemSpec, GatherSpec, PoolSpec)):
             ours = impl.ready(self._backend.machine, self._backend.kernels)
             self._workspace = max(self._workspace, ours.workspace)
 
@@ -243,7 +251,7 @@ class CudaExecutable(Executable):
             held = tuple(prepared)
             if cp.cuda.runtime.streamIsCapturing(stream):
                 self._inside_capture(inputs, held, outputs, stream)
-            elif self._dear:
+            elif self._in_place_for:
                 self._in_place(inputs, held, outputs, stream)
             elif self._ready_for_graph(held, stream):
                 self._replay(inputs, held, outputs, stream)
@@ -280,6 +288,10 @@ class CudaExecutable(Executable):
                 self._met.append(key)
             self._last = addresses
             if not again or self._captures >= CAPTURES + self._replays // OFTEN:
+                self._missed += 1
+                if self._missed > PATIENCE and not self._dear:
+                    self._in_place_for = ""  # addresses do not settle, and copies take less time than launches
+                    self._fixed.clear()
                 self._direct(inputs, prepared, outputs, stream)
                 return
             self._reserve(self._direct_bytes + m.nbytes)
@@ -295,7 +307,7 @@ class CudaExecutable(Executable):
             if len(self._fixed) > KEPT:
                 del self._fixed[next(iter(self._fixed))]
         self._last = addresses
-        self._replays += 1
+        self._replays, self._missed = self._replays + 1, 0
         self.scratch.enter(stream)
         base = self.scratch.address + self._direct_bytes
         for at, i, n in m.copies(inputs, 0):
@@ -435,8 +447,8 @@ class CudaExecutable(Executable):
         """ "replayed", "not yet captured", or why there is no CUDA graph."""
         if self._captured is not None or self._fixed:
             return "replayed"
-        if self._dear and not self._refused and not self._host:
-            return f"not yet captured; only for calls with the same addresses of large operands: {self._dear}"
+        if self._in_place_for and not self._refused and not self._host:
+            return f"not yet captured; only for calls with the same addresses of large operands: {self._in_place_for}"
         return self._refused or ("runs operators on the host" if self._host else "not yet captured")
 
     def call_bytes(self, threads: int) -> int:

@@ -36,7 +36,8 @@ Run = Callable[[Sequence[int], int], None]
 
 @functools.cache
 def _written(name: str) -> str:
-    return Path(__file__).with_name(name).read_text(encoding="utf-8")
+    text = Path(__file__).with_name(name).read_text(encoding="utf-8")
+    return re.sub(r'^#include "(.*)"$', lambda found: _written(found[1]), text, flags=re.M)
 
 
 def written(name: str, constants: Mapping[str, int | str], before: Sequence[str] = ()) -> str:

@@ -6,11 +6,16 @@
 //
 // Fragments of mma.sync are as in the PTX manual (warp-level matrix instructions); g = lane / 4 and t = lane % 4 below.
 
-typedef unsigned int word;
+#include "numbers.cu"
 
 constexpr int ROWS = (TH - 1) * SH + (KH - 1) * DH + 1, COLUMNS = (TW - 1) * SW + (KW - 1) * DW + 1;
 // Columns are sorted by their remainder modulo the stride: neighbours in the output are neighbours in shared memory.
 constexpr int RUN = (COLUMNS + SW - 1) / SW, TAPS = KH * KW, THREADS = 256;
+
+// Columns in their order, one more for pairs of taps. Pairs start at multiples of 16 bytes: for odd strides, every other column finds
+// its pairs in a second copy, one pixel further, which lies in other banks of shared memory.
+constexpr int LINE_OF_PIXELS = (COLUMNS + 2) / 2 * 2, COPIES = SW % 2 ? 2 : 1;
+constexpr int SECOND = (ROWS * LINE_OF_PIXELS + 15) / 16 * 16 + 8;
 
 __device__ constexpr int tap_at(int tap) {
   return (tap / KW * DH * SW + tap % KW * DW % SW) * RUN + tap % KW * DW / SW;
@@ -20,32 +25,6 @@ __device__ inline float tf32(float v) {
   word r;
   asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(r) : "f"(v));
   return __uint_as_float(r);
-}
-
-template <int KIND> struct Stored { typedef unsigned short type; };
-template <> struct Stored<0> { typedef float type; };
-
-// KIND: 0 float32, 1 float16, 2 bfloat16.
-template <int KIND> __device__ inline float load(const typename Stored<KIND>::type* p) {
-  if constexpr (KIND == 0) return __ldg(p);
-  else if constexpr (KIND == 2) return __uint_as_float(word(__ldg(p)) << 16);
-  else {
-    float v;
-    asm("cvt.f32.f16 %0, %1;" : "=f"(v) : "h"(__ldg(p)));
-    return v;
-  }
-}
-
-template <int KIND> __device__ inline word pack(float low, float high) {
-  word r;
-  if constexpr (KIND == 2) asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
-  else asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
-  return r;
-}
-
-template <int KIND> __device__ inline void store(typename Stored<KIND>::type* p, float v) {
-  if constexpr (KIND == 0) *p = v;
-  else *p = (unsigned short)(pack<KIND>(v, 0.0f) & 0xffff);
 }
 
 typedef Stored<X_KIND>::type x_type;
@@ -59,8 +38,8 @@ struct Image { int n, h, w, oh, ow; long long sn, sc, sh, sw; };
 #define IMAGE_GIVEN {(int)in, (int)ih, (int)iw, (int)ioh, (int)iow, isn, isc, ish, isw}
 
 // The pixels under the tile that starts at output row `top`, column `left`; zeros outside the image.
-// As TF32 a pixel is four words, as 16-bit numbers two.
-template <bool WIDE> __device__ inline void load_pixels(word* pixels, const x_type* x, const Image& s, int top, int left) {
+// As TF32 a pixel is four words, as 16-bit numbers two. LINEAR: columns in their order; COPIES as below.
+template <bool WIDE, bool LINEAR = false> __device__ inline void load_pixels(word* pixels, const x_type* x, const Image& s, int top, int left) {
   constexpr int AT_ONCE = 6;
   const int y0 = top * SH - PH, x0 = left * SW - PW;
   for (int start = threadIdx.x; start < ROWS * COLUMNS; start += AT_ONCE * THREADS) {
@@ -77,7 +56,9 @@ template <bool WIDE> __device__ inline void load_pixels(word* pixels, const x_ty
     for (int k = 0; k < AT_ONCE; ++k) {
       const int p = start + k * THREADS, row = p / COLUMNS, column = p % COLUMNS;
       if (p >= ROWS * COLUMNS) break;
-      const int at = (row * SW + column % SW) * RUN + column / SW;
+      const int at = LINEAR ? row * LINE_OF_PIXELS + column : (row * SW + column % SW) * RUN + column / SW;
+      if constexpr (LINEAR && COPIES == 2)
+        if (column) ((uint2*)pixels)[SECOND + at - 1] = make_uint2(pack<MATH>(v[k][0], v[k][1]), pack<MATH>(v[k][2], v[k][3]));
       if constexpr (WIDE) ((float4*)pixels)[at] = make_float4(tf32(v[k][0]), tf32(v[k][1]), tf32(v[k][2]), tf32(v[k][3]));
       else ((uint2*)pixels)[at] = make_uint2(pack<MATH>(v[k][0], v[k][1]), pack<MATH>(v[k][2], v[k][3]));
     }
@@ -89,6 +70,16 @@ __device__ inline void multiply_tf32(float* c, const word* a, word b0, word b1) 
                : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
+__device__ inline void multiply(float* c, const word* a, word b0, word b1) {
+  if constexpr (MATH == 0) multiply_tf32(c, a, b0, b1);
+  else if constexpr (MATH == 1)
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+  else
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
 #ifdef FORWARD
 // A block multiplies 256 pixels, 32 by each warp, with 8 * NT output channels.
 constexpr int STEP = MATH ? 4 : 2, STEPS = (TAPS + STEP - 1) / STEP;  // taps of one mma
@@ -98,16 +89,6 @@ constexpr int GROUP = NT % (Y_KIND ? 4 : 2) == 0 ? (Y_KIND ? 4 : 2) : NT % 2 == 
 
 __device__ inline int channel(int tile, int n) {
   return tile / GROUP * 8 * GROUP + n / 2 * 2 * GROUP + tile % GROUP * 2 + n % 2;
-}
-
-__device__ inline void multiply(float* c, const word* a, word b0, word b1) {
-  if constexpr (MATH == 0) multiply_tf32(c, a, b0, b1);
-  else if constexpr (MATH == 1)
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-  else
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
 __device__ inline float weight(const w_type* w, int o, int tap, int c, int outputs, long long so, long long sc, long long sh,
@@ -215,11 +196,118 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) nn_stem(
 }
 #else
 // Gradient of the weights: a block sums 16 * MT output channels x all taps over the tiles that it takes, then leaves its sum in
-// memory; nn_stem_sum adds up the blocks', always in the same order. TF32 holds 16-bit numbers exactly.
+// memory; nn_stem_sum adds up the blocks', always in the same order. TF32 holds 16-bit numbers exactly, for what the kernel in 16 bits
+// does not take.
 //
 // Warps share the work ACROSS_TAPS x the rest over rows; each has NW tiles of two taps.
 constexpr int OVER_ROWS = THREADS / 32 / ACROSS_TAPS;
+
+__device__ inline int column_of(int tap);  // of a block's sums
+
+// The warps' sums over rows, one after another; then the block's to memory, as [output channel][tap][4].
+__device__ inline void leave(const float (&sum)[MT][NW][4], float* sums, void* memory, int outputs, int slices, int first, int mine,
+                             int over) {
+  constexpr int WIDTH = ACROSS_TAPS * NW * 8;
+  const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+  float* block = (float*)memory;
+  for (int turn = 0; turn < OVER_ROWS; ++turn) {
+    __syncthreads();
+    if (over != turn) continue;
+#pragma unroll
+    for (int m = 0; m < MT; ++m)
+#pragma unroll
+      for (int j = 0; j < NW; ++j)
+#pragma unroll
+        for (int k = 0; k < 4; ++k) {
+          float* to = block + (m * 16 + g + k / 2 * 8) * WIDTH + (mine * NW + j) * 8 + 2 * t + k % 2;
+          *to = turn ? *to + sum[m][j][k] : sum[m][j][k];
+        }
+  }
+  __syncthreads();
+  float* out = sums + (long long)(blockIdx.x / slices) * outputs * TAPS * 4;
+  for (int e = threadIdx.x; e < MT * 16 * TAPS * 4; e += THREADS) {
+    const int o = e / (TAPS * 4), k = e % (TAPS * 4);
+    if (first + o < outputs) out[(first + o) * TAPS * 4 + k] = block[o * WIDTH + column_of(k / 4) + k % 4];
+  }
+}
+
+#if MATH
+// In 16 bits: 16 pixels at a time, fragments by ldmatrix. A warp's tiles are pairs of neighbors in a row of the window.
+constexpr int LINE = MT * 16 + 8, PAIRS = (KW + 1) / 2;  // of 16-bit numbers: rows lie 16 bytes further in the banks
+
+__device__ inline int column_of(int tap) { return (tap / KW * PAIRS + tap % KW / 2) * 8 + tap % KW % 2 * 4; }
+
+__device__ inline void matrices(word* r, word from) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(from) : "memory");
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) nn_stem(
+    const y_type* dy, const x_type* x, float* sums, IMAGE, const long long outputs_, const long long slices_) {
+  extern __shared__ uint4 memory[];
+  const Image s = IMAGE_GIVEN;
+  const int outputs = outputs_, slices = slices_;
+  unsigned short* gradients = (unsigned short*)memory;
+  word* pixels = (word*)(gradients + TH * TW * LINE);
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int mine = warp % ACROSS_TAPS, over = warp / ACROSS_TAPS, first = blockIdx.x % slices * MT * 16;
+  // Addresses of the rows that this lane names: of 16 pixels' gradients (channels 0-7 and 8-15 of eight, then of the others), and of
+  // 16 pixels of the image under two tiles' taps (eight, the others; then of the second tile).
+  const word a_from = (word)__cvta_generic_to_shared(gradients) + ((lane / 16 * 8 + lane % 8) * LINE + lane / 8 % 2 * 8) * 2;
+  const int column = lane / 8 % 2 * 8 + lane % 8;
+  const word b_from = (word)__cvta_generic_to_shared(pixels) + (column * SW + (COPIES == 2 && column % 2 ? SECOND - 1 : 0)) * 8;
+  word at[(NW + 1) / 2];
+#pragma unroll
+  for (int j = 0; j < (NW + 1) / 2; ++j) {
+    const int tile = mine * NW + 2 * j + lane / 16, known = tile < KH * PAIRS ? tile : 0;  // others' sums are nobody's
+    at[j] = (known / PAIRS * DH * LINE_OF_PIXELS + known % PAIRS * 2) * 8;
+  }
+  float sum[MT][NW][4];
+#pragma unroll
+  for (int m = 0; m < MT; ++m)
+#pragma unroll
+    for (int j = 0; j < NW; ++j) sum[m][j][0] = sum[m][j][1] = sum[m][j][2] = sum[m][j][3] = 0.0f;
+  const int across = (s.ow + TW - 1) / TW, down = (s.oh + TH - 1) / TH, tiles = s.n * across * down;
+  for (int tile = blockIdx.x / slices; tile < tiles; tile += gridDim.x / slices) {
+    const int image = tile / (across * down), top = tile / across % down * TH, left = tile % across * TW;
+    __syncthreads();
+    constexpr int EACH = 8, LOADS = TH * TW * MT * 16 / EACH;
+    static_assert(LOADS % THREADS == 0, "a block loads its gradients in whole rounds");
+#pragma unroll
+    for (int k = 0; k < LOADS / THREADS; ++k) {
+      const int e = threadIdx.x + k * THREADS, o = e % (MT * 16 / EACH) * EACH, p = e / (MT * 16 / EACH);
+      const int row = top + p / TW, c = left + p % TW;
+      uint4 v = make_uint4(0, 0, 0, 0);
+      if (row < s.oh && c < s.ow && first + o < outputs)
+        v = __ldg((const uint4*)(dy + (((long long)image * s.oh + row) * s.ow + c) * outputs + first + o));
+      *(uint4*)(gradients + p * LINE + o) = v;
+    }
+    load_pixels<false, true>(pixels, x + image * s.sn, s, top, left);
+    __syncthreads();
+#pragma unroll 1
+    for (int step = over; step < TH * TW / 16; step += OVER_ROWS) {
+      const int r = step / (TW / 16), c0 = step % (TW / 16) * 16;
+      word a[MT][4];
+#pragma unroll
+      for (int m = 0; m < MT; ++m) matrices(a[m], a_from + ((r * TW + c0) * LINE + m * 16) * 2);
+#pragma unroll
+      for (int j = 0; j < NW; j += 2) {
+        word b[4];
+        matrices(b, b_from + at[j / 2] + (r * SH * LINE_OF_PIXELS + c0 * SW) * 8);
+#pragma unroll
+        for (int m = 0; m < MT; ++m) {
+          multiply(sum[m][j], a[m], b[0], b[1]);
+          if (j + 1 < NW) multiply(sum[m][j + 1], a[m], b[2], b[3]);
+        }
+      }
+    }
+  }
+  leave(sum, sums, memory, outputs, slices, first, mine, over);
+}
+#else
 constexpr int LINE = MT * 16 + 8;  // four pixels' channels lie in other banks of shared memory
+
+__device__ inline int column_of(int tap) { return tap * 4; }
 
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) nn_stem(
     const y_type* dy, const x_type* x, float* sums, IMAGE, const long long outputs_, const long long slices_) {
@@ -285,29 +373,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) nn_stem(
       }
     }
   }
-  // The warps' sums over rows, one after another; then the block's to memory, as [output channel][tap][4].
-  float* block = (float*)memory;
-  constexpr int WIDTH = ACROSS_TAPS * NW * 8;
-  for (int turn = 0; turn < OVER_ROWS; ++turn) {
-    __syncthreads();
-    if (over != turn) continue;
-#pragma unroll
-    for (int m = 0; m < MT; ++m)
-#pragma unroll
-      for (int j = 0; j < NW; ++j)
-#pragma unroll
-        for (int k = 0; k < 4; ++k) {
-          float* to = block + (m * 16 + g + k / 2 * 8) * WIDTH + (mine * NW + j) * 8 + 2 * t + k % 2;
-          *to = turn ? *to + sum[m][j][k] : sum[m][j][k];
-        }
-  }
-  __syncthreads();
-  float* out = sums + (long long)(blockIdx.x / slices) * outputs * TAPS * 4;
-  for (int e = threadIdx.x; e < MT * 16 * TAPS * 4; e += THREADS) {
-    const int o = e / (TAPS * 4), k = e % (TAPS * 4);
-    if (first + o < outputs) out[(first + o) * TAPS * 4 + k] = block[o * WIDTH + k];
-  }
+  leave(sum, sums, memory, outputs, slices, first, mine, over);
 }
+#endif
 
 // dw[o, c, kh, kw] from the sums of all blocks; 8 threads share one number.
 extern "C" __global__ void __launch_bounds__(THREADS) nn_stem_sum(

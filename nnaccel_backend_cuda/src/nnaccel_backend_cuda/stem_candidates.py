@@ -20,7 +20,6 @@ class StemProposer:
 
     def __init__(self, proposer: Proposer) -> None:
         self._p = proposer
-        self._producers = proposer.graph.producers()
 
     def propose(self, node: Node) -> Iterator[Candidate]:
         """Ways to run ``node``, a convolution or the gradient of its weights."""
@@ -53,7 +52,7 @@ class StemProposer:
         """What ``v`` is made of by changes of layout, or rounding, that nobody else wants: the kernel does these as it reads."""
         p = self._p
         nodes: list[Node] = []
-        while (node := self._producers.get(v)) is not None and node.op in ("reorder", "cast"):
+        while (node := self._p.producers.get(v)) is not None and node.op in ("reorder", "cast"):
             given = p.static(node.inputs[0])
             if p.only_reader(v) is None or given.dtype not in stems.KINDS:
                 break

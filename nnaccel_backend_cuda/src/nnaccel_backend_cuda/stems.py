@@ -31,7 +31,9 @@ MOST_TAPS = 128
 #: Measured on an H200: part of the bandwidth; operations a second (counted with the padding) over those of plain float32.
 BANDWIDTH = {"float32": 0.5, "float16": 0.36, "bfloat16": 0.36}
 RATES = {"float32": 2.0, "float16": 2.9, "bfloat16": 2.9}
-#: What a gradient takes for each pixel, and each of its channels, in operations of plain float32.
+#: The same of a gradient in 16 bits.
+RATE_NARROW = 4.0
+#: What another gradient takes for each pixel, and each of its channels, in operations of plain float32.
 GRADIENT_PIXEL, GRADIENT_LOAD = 3400.0, 200.0
 #: Seconds that a block takes around its products, and for each number of the weights that it fetches first (one by one: AlexNet's
 #: 11x11 alone 54 us for a single image, of which the weights 37); for adding up the blocks' sums of a gradient.
@@ -72,11 +74,21 @@ class StemSpec:
     def ready(self, machine: Machine, loader: KernelLoader) -> Stem:
         return Stem(self, machine, loader)
 
+    @property
+    def narrow(self) -> bool:
+        """Whether a gradient is multiplied in 16 bits."""
+        return self.gradient and self.math != "float32" and self.result_dtype == self.math and self.dilation[1] == 1
+
 
 @dataclass(frozen=True)
 class Tiling:
-    """How a block works: rows and columns of a tile, output channels of a block in units of 8 (gradient: 16); for a gradient,
-    pairs of taps of a warp and warps that share the taps. ``shared``: bytes; ``blocks``: of a multiprocessor at once."""
+    """How a block works.
+
+    Attributes:
+        rows, columns: of a tile; units: output channels of a block in units of 8, of a gradient 16.
+        pairs, across: of a gradient, pairs of taps of a warp (in 16 bits: of neighbors), and warps that share the taps.
+        shared: bytes; blocks: of a multiprocessor at once.
+    """
 
     rows: int
     columns: int
@@ -107,18 +119,25 @@ def tiling(spec: StemSpec) -> Tiling | None:
             shared = steps * math.ceil(units / 2) * 512 + pixels
             found.append((waste, Tiling(rows, columns, units, 0, 0, shared, 2 if shared <= SHARED else 1)))
             continue
+        line, of_pixels = (2, _narrow_pixels(spec, high, wide)) if spec.narrow else (4, pixels)
         for units in (4, 2, 1):
             for across in (1, 2, 4, 8):
-                pairs = math.ceil(math.ceil(taps / 2) / across)
+                pairs = math.ceil((kh * math.ceil(kw / 2) if spec.narrow else math.ceil(taps / 2)) / across)
                 if units * 16 > o or pairs * units * 4 > ACCUMULATORS:
                     continue
-                tile = rows * columns * (units * 16 + 8) * 4 + pixels
+                tile = rows * columns * (units * 16 + 8) * line + of_pixels
                 shared = max(tile, units * 16 * across * pairs * 8 * 4)
                 # A fragment of the gradient serves all pairs of a warp, one of the image all units.
                 work = waste * across * pairs * (1 + 1.0 / units + 0.5 / pairs)
                 found.append((work, Tiling(rows, columns, units, pairs, across, shared, 2 if shared <= SHARED else 1)))
     found = [f for f in found if f[1].shared <= 2 * SHARED]
     return min(found, key=lambda f: f[0])[1] if found else None
+
+
+def _narrow_pixels(spec: StemSpec, high: int, wide: int) -> int:
+    """Bytes of ``high`` x ``wide`` pixels in 16 bits, with the second copy that odd strides need."""
+    line = (wide + 2) // 2 * 2
+    return (high * line if spec.stride[1] % 2 == 0 else -(-high * line // 16) * 16 + 8 + high * line) * 8
 
 
 def _work(spec: StemSpec, found: Tiling) -> tuple[int, int]:
@@ -145,6 +164,8 @@ def seconds(spec: StemSpec, machine: Machine) -> float:
     flops = 2.0 * tiles * found.rows * found.columns * o * taps * 4
     full = min(1.0, tiles * slices / (machine.cores * found.blocks))  # few tiles leave multiprocessors idle
     rate = machine.flops * full
+    if spec.narrow:
+        return max(nbytes / (machine.bandwidth * BANDWIDTH[spec.result_dtype]), flops / (rate * RATE_NARROW)) + LATENCY + SUM
     if spec.gradient:  # how far loads get in the way of products does not depend on the type
         pixels = tiles * found.rows * found.columns
         return pixels * (GRADIENT_PIXEL + o * GRADIENT_LOAD) / rate + flops / (rate * RATES["float32"]) + LATENCY + SUM
@@ -162,7 +183,8 @@ def source(spec: StemSpec, found: Tiling) -> str:
         "BLOCKS": found.blocks,
     }  # fmt: skip
     if spec.gradient:
-        constants |= {"MATH": 0, "MT": found.units, "NW": found.pairs, "ACROSS_TAPS": found.across}
+        constants |= {"MT": found.units, "NW": found.pairs, "ACROSS_TAPS": found.across}
+        constants["MATH"] = KINDS[spec.math] if spec.narrow else 0
     else:
         constants |= {"FORWARD": 1, "NT": found.units, "MATH": KINDS[spec.math], "BIAS": int(spec.bias)}
     body = "".join(f"  v = {_step(step)};\n" for step in spec.steps)
@@ -199,6 +221,11 @@ class Stem:
         def numbers(*given: int) -> list[np.int64]:
             return [np.int64(x) for x in given]
 
+        # What no window covers is not looked at: NaN there must not reach sums of products with zeros beyond the result's edges.
+        h, w = (
+            min(n, (out - 1) * s + (k - 1) * d + 1 - p)
+            for n, out, k, s, d, p in zip((h, w), (oh, ow), (kh, kw), spec.stride, spec.dilation, spec.padding, strict=True)
+        )
         image = (n, h, w, oh, ow, *spec.image_strides, o, slices)
         main: Function = loader.text("nn_stem", text)
         if found.shared > 48 << 10:

@@ -48,7 +48,7 @@ def propose(
         only: the sets of nodes to propose for, instead of looking for groups.
     """
     structures = Structures(cache, graph, machine) if cache is not None else None
-    ctx = Context(graph, env, machine, structures)
+    ctx = Context(graph, env, machine, structures, options.live)
     found: list[Candidate] = []
 
     def offer(nodes: tuple[Node, ...], group: str) -> None:

@@ -37,6 +37,8 @@ class Context:
     env: Env
     machine: Machine
     structures: Structures | None = None
+    #: whether parameters change at every call, so that nothing is computed from them once
+    live: bool = False
     order: dict[Node, int] = field(init=False)
     uses: dict[Value, list[Node]] = field(init=False)
     results: set[Value] = field(init=False)
@@ -52,13 +54,13 @@ class Context:
         self.order = g.reach.order
         self.uses, self.producers, self.results = g.uses(), g.producers(), set(g.results())
         self.constants = {}
-        #: values that depend on parameters only: computed once, by `prepare`
-        self.parametric = set(g.params)
+        #: values that depend on parameters only, where these are computed once, by `prepare`
+        self.parametric = set() if self.live else set(g.params)
         for n in g.nodes:
             if n.op == "constant" and n.attrs["value"].size == 1:
                 if n.attrs["value"].ndim == 0:
                     self.constants[n.output] = n.attrs["value"].item()
-            if all(v in self.parametric for v in n.inputs):
+            if not self.live and all(v in self.parametric for v in n.inputs):
                 self.parametric.update(n.outputs)
 
     def between(self, nodes: Iterable[Node]) -> int:
@@ -102,7 +104,7 @@ class Context:
         op = registry.lookup(node.op, node.where())
         if op.loop is None or op.limit_of(node) not in ("io", "any"):
             return False
-        return not all(v in self.parametric for v in node.inputs)
+        return self.live or not all(v in self.parametric for v in node.inputs)
 
 
 def legal(ctx: Context, a: Group, b: Group) -> Reason | None:
@@ -221,8 +223,8 @@ def _best(
 
 
 def variants(ctx: Context, group: tuple[Node, ...]) -> list[tuple[Node, ...]]:
-    """Smaller groups to offer beside ``group``: without the leading element-wise nodes that follow a product,
-    which a library may take as the product's epilogue."""
+    """Smaller groups to offer beside ``group``: without what a library, or a kernel written by hand, may take: leading
+    element-wise nodes that follow a product, and gradients of max pooling."""
     rest = list(group)
     changed = True
     while changed:
@@ -236,9 +238,25 @@ def variants(ctx: Context, group: tuple[Node, ...]) -> list[tuple[Node, ...]]:
                 rest.remove(n)
                 changed = True
                 break
-    if len(rest) == len(group) or not rest:
-        return []
-    return [part for part in _components(ctx, rest) if len(part) > 1]
+    parts = _components(ctx, rest) if 0 < len(rest) < len(group) else []
+    pooling = _pooling(ctx, group)
+    if 0 < len(pooling) < len(group):
+        parts.append(tuple(n for n in group if n not in pooling))  # what reads the gradient reads it once
+    return [part for part in parts if len(part) > 1]
+
+
+def _pooling(ctx: Context, group: tuple[Node, ...]) -> set[Node]:
+    """Gradients of max pooling in ``group``, with the search for the maxima and the mask of a ReLU in front of the pooling."""
+    found: set[Node] = set()
+    for n in group:
+        if n.op != "max_pool_backward":
+            continue
+        found.update(m for m in (n, ctx.producers.get(n.inputs[1])) if m in group)
+        readers = ctx.uses.get(n.output, [])
+        mask = ctx.producers.get(readers[0].inputs[0]) if len(readers) == 1 and readers[0].op == "where" else None
+        if mask is not None and mask.op == "le" and len(ctx.uses[mask.output]) == 1:
+            found |= {readers[0], mask}
+    return found
 
 
 def _from_product(ctx: Context, value: Value, group: tuple[Node, ...]) -> bool:

@@ -38,9 +38,27 @@ class _Assigner:
     def __init__(self, graph: Graph, weights_last: bool) -> None:
         self.graph = graph
         self.weights_last = weights_last
+        #: rounded weights, and how convolutions want them: brought there as they are rounded, and kept so for a backward pass
+        self.rounded = self._rounded_weights() if weights_last else {}
         self.nodes: list[Node] = []
         self.map: dict[Value, Value] = {}
         self.copies: dict[tuple[Value, Layout], Value] = {}
+
+    def _rounded_weights(self) -> dict[Value, Layout]:
+        casts = {n.output for n in self.graph.nodes if n.op == "cast"}
+        found: dict[Value, Layout] = {}
+        for node in self.graph.nodes:
+            if node.op in ("conv", "conv_backward_data") and 3 <= node.output.type.rank <= 5 and node.inputs[1] in casts:
+                found.setdefault(node.inputs[1], self._weights_layout(node))
+        return found
+
+    def _weights_layout(self, node: Node) -> Layout:
+        """How the weights of ``node``, a convolution or the gradient of its input, are to lie."""
+        rank = node.output.type.rank
+        if is_depthwise(node):  # channels innermost in the weights too: (spatial..., 1, O)
+            return (*range(2, rank), 1, 0)
+        # Frameworks differ in the order of their weights, libraries and kernels expect one.
+        return channels_last(rank) if self.weights_last else identity(rank)
 
     def get(self, v: Value) -> Value:
         return self.map.get(v, v)
@@ -72,10 +90,7 @@ class _Assigner:
             x = self.to(inputs[0], channels_last(rank), node.origin)
             rest = inputs[1:]
             if op in ("conv", "conv_backward_data"):
-                if is_depthwise(node):  # channels innermost in the weights too: (spatial..., 1, O)
-                    rest[0] = self.to(rest[0], (*range(2, rank), 1, 0), node.origin)
-                else:  # frameworks differ in the order of their weights, libraries and kernels expect one
-                    rest[0] = self.to(rest[0], channels_last(rank) if self.weights_last else identity(rank), node.origin)
+                rest[0] = self.to(rest[0], self._weights_layout(node), node.origin)
             self.emit(node, [x, *rest], [channels_last(rank)])
         elif op in POSITION_OPS and 3 <= rank <= 5:
             self.emit(node, [self.to(v, channels_last(rank), node.origin) for v in inputs], [channels_last(rank)])
@@ -108,6 +123,8 @@ class _Assigner:
                 for v in inputs
             ]
             self.emit(node, moved, [wanted] * len(node.outputs))
+            if (y := node.outputs[0]) in self.rounded:
+                self.map[y] = self.to(self.map[y], self.rounded[y], node.origin)
         elif op == "reorder":
             self.emit(node, inputs, [node.attrs["layout"]])
         else:

@@ -33,13 +33,17 @@ def reshape_layouts(kind: TensorType, shape: Sequence[Dim]) -> tuple[Layout, Lay
     parts = matching_axes(kind.shape, shape)
     if kind.same_memory(identity(kind.rank)) or 0 in shape or not all(old and new for old, new in parts):
         return identity(kind.rank), identity(rank)
-    # A part's place is that of its first axis in memory that is longer than 1.
-    place = {a: k for k, a in enumerate(kind.layout)}
+    # A part's place is that of its first axis in memory that is longer than 1; of its last one where others lie between these,
+    # so that what is innermost stays so.
+    place = {a: k for k, a in enumerate(a for a in kind.layout if kind.shape[a] != 1)}
 
-    def first(part: tuple[list[int], list[int]]) -> int:
-        return min((place[a] for a in part[0] if kind.shape[a] != 1), default=place[part[0][0]])
+    def where(part: tuple[list[int], list[int]]) -> float:
+        places = sorted(place[a] for a in part[0] if a in place)
+        if not places:
+            return kind.layout.index(part[0][0]) / kind.rank - 1
+        return places[0] if places[-1] - places[0] == len(places) - 1 else places[-1]
 
-    parts.sort(key=first)
+    parts.sort(key=where)
     wanted, layout = (tuple(a for part in parts for a in part[side]) for side in (0, 1))
     made = TensorType(tuple(shape), kind.dtype, layout)
     # Axes of extent 1 are free: kernels run along the innermost axis.

@@ -113,6 +113,18 @@ def test_no_further_plan_without_a_budget(library: Gpu, monkeypatch: pytest.Monk
     assert not any(line.startswith("built") for line in log)
 
 
+def test_autotune_gives_more_time(library: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = library.device.log
+    monkeypatch.setenv("NNACCEL_CUDA_TUNING", "0")
+    check(library, residual_block(), Options())
+    assert "built 2" not in log
+    check(library, residual_block(), Options(autotune=5))
+    assert "built 2" in log, "what was cut short is tuned again, in this process too"
+    log.clear()
+    check(library, residual_block(), Options(autotune=5))
+    assert not any(line.startswith("built") for line in log)
+
+
 def test_a_budget_that_is_no_number(library: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NNACCEL_CUDA_TUNING", "long")
     with pytest.raises(ValueError, match="NNACCEL_CUDA_TUNING is the seconds that tuning may take, not 'long'"):

@@ -126,7 +126,7 @@ def propose(p: Proposer, node: Node, tuner: Tuner) -> list[Candidate]:
         node.op, tuple((uid, _operand(p.static(v))) for uid, v in named), p.static(node.inputs[0]).dtype,
         float(node.attrs["scale"]), bool(node.attrs["causal"]),
     )  # fmt: skip
-    (plan,) = tuner.plans([spec])
+    (plan,) = tuner.plans([spec], p.options.tuning_seconds)
     if not isinstance(plan, Plan):
         return []
     return [

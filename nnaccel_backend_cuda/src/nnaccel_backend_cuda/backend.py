@@ -36,6 +36,7 @@ class CudaBackend(Backend):
     alignment: ClassVar[int] = 16
     derives_live: ClassVar[bool] = True
     replays: ClassVar[bool] = True
+    autotune: ClassVar[str] = "backend"
 
     def __init__(self, machine: Machine, device: str) -> None:
         """``device``: ``"cuda"`` is the current device of the process, ``"cuda:1"`` the second one.

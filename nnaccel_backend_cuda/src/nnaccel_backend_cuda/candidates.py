@@ -149,7 +149,8 @@ class Proposer:
         served: set[Node] = set()  # additions that some convolution can take
         for group in ([d for d in drafts if d not in spare], spare):
             left = [d for d in group if d.addition not in served]
-            for d, plan in zip(left, self.tuner.plans([d.spec for d in left]) if self.tuner and left else (), strict=True):
+            plans = self.tuner.plans([d.spec for d in left], self.options.tuning_seconds) if self.tuner and left else ()
+            for d, plan in zip(left, plans, strict=True):
                 if isinstance(plan, Plan):
                     found.append(self._conv(d.node, d.chain, d.spec, plan))
                     if group is not spare and d.addition is not None:

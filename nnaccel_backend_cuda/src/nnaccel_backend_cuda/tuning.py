@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import os
 import threading
 import time
@@ -104,6 +105,8 @@ class Tuner:
         self.cache = cache if cache is not None else DiskCache()
         self.version = version()
         self._plans: dict[Spec, Plan | str] = {}
+        #: seconds after which the tuning of a graph was cut short
+        self._limits: dict[Spec, float] = {}
         self._lock = threading.RLock()
         with cupy().cuda.Device(index):
             #: runs plans: its stream is that of the call under way
@@ -113,13 +116,17 @@ class Tuner:
             # One stream for good: a handle remembers its stream by address, which a new stream may have again.
             self._stream = cupy().cuda.Stream(non_blocking=True)
 
-    def plans(self, specs: Sequence[Spec]) -> list[Plan | str]:
-        """A plan for each, or why cuDNN has none. A specification that occurs often is worth more time than others."""
+    def plans(self, specs: Sequence[Spec], seconds: float | None = None) -> list[Plan | str]:
+        """A plan for each, or why cuDNN has none. A specification that occurs often is worth more time than others.
+
+        ``seconds`` replaces `budget`; what was cut short under less than half of it is tuned again.
+        """
+        limit = budget() if seconds is None else seconds
         with self._lock:
-            missing = Counter(s for s in specs if s not in self._plans)
+            missing = Counter(s for s in specs if s not in self._plans or limit > 2 * self._limits.get(s, math.inf))
             if missing:
                 started = time.perf_counter()
-                self._find(missing)
+                self._find(missing, limit)
                 seconds = time.perf_counter() - started
                 debug.log(debug.TIMES, f"found cuDNN plans of {len(missing)} graphs in {seconds:.2f} s")
             return [self._plans[s] for s in specs]
@@ -127,8 +134,8 @@ class Tuner:
     def _key(self, spec: Spec) -> str:
         return make_key(FORMAT, self.version, self.machine.name, repr(spec))
 
-    def _find(self, wanted: Mapping[Spec, int]) -> None:
-        left = [s for s in wanted if not self._read(s)]
+    def _find(self, wanted: Mapping[Spec, int], limit: float) -> None:
+        left = [s for s in wanted if not self._read(s, limit)]
         if not left:
             return
         with cupy().cuda.Device(self.index):
@@ -141,9 +148,9 @@ class Tuner:
                     drafts.append(self._draft(spec, wanted[spec]))
                     self._try(drafts[-1], room)
                     progress.tick(len(drafts))
-                self._improve(drafts, room)
+                self._improve(drafts, room, limit)
             for d in drafts:
-                self._plans[d.spec] = self._finish(d)
+                self._plans[d.spec] = self._finish(d, limit)
 
     def _draft(self, spec: Spec, uses: int) -> _Draft:
         try:
@@ -188,16 +195,17 @@ class Tuner:
         d.complete = True
         return False
 
-    def _improve(self, drafts: Sequence[_Draft], room: _Room) -> None:
-        """Try further plans until none is left, or the budget is used up."""
-        deadline = time.perf_counter() + budget()
+    def _improve(self, drafts: Sequence[_Draft], room: _Room, limit: float) -> None:
+        """Try further plans until none is left, or ``limit`` seconds are used up."""
+        deadline = time.perf_counter() + limit
         queue = [d for d in drafts if d.best is not None and d.timed]
         queue.sort(key=lambda d: d.best[0] * d.uses / max(d.cost, 1e-4), reverse=True)  # type: ignore[index]
         while queue:
             queue = [d for d in queue if time.perf_counter() + d.cost < deadline and self._try(d, room)]
 
-    def _finish(self, d: _Draft) -> Plan | str:
+    def _finish(self, d: _Draft, limit: float) -> Plan | str:
         found: Plan | str
+        self._limits.pop(d.spec, None)
         if d.best is None:
             found = d.reason
         else:
@@ -205,8 +213,10 @@ class Tuner:
             d.graph.build_plan_at_index(index)  # selects it, for `execute` and `serialize`
             workspace = int(d.graph.get_workspace_size_plan_at_index(index))
             found = Plan(d.spec, d.graph, workspace, seconds, _name(d.graph, index), d.timed)
+            if not d.complete:
+                self._limits[d.spec] = limit
         if d.timed:
-            self._write(d.spec, found, d.complete)
+            self._write(d.spec, found, d.complete, limit)
         return found
 
     def _seconds(self, d: _Draft, index: int, pointers: Mapping[int, int], workspace: int) -> float:
@@ -242,7 +252,7 @@ class Tuner:
 
     # --- on disk -------------------------------------------------------------------------------------------------
 
-    def _write(self, spec: Spec, plan: Plan | str, complete: bool) -> None:
+    def _write(self, spec: Spec, plan: Plan | str, complete: bool, limit: float) -> None:
         record: dict[str, Any]
         if isinstance(plan, str):
             record = {"refused": plan}
@@ -253,13 +263,13 @@ class Tuner:
                 debug.log(debug.TIMES, f"a cuDNN plan cannot be serialized: {short(e)}")
                 return
             record = {
-                "seconds": plan.seconds, "workspace": plan.workspace, "name": plan.name, "complete": complete, "budget": budget(),
+                "seconds": plan.seconds, "workspace": plan.workspace, "name": plan.name, "complete": complete, "budget": limit,
                 "plan": base64.b64encode(bytes(data)).decode(),
             }  # fmt: skip
         self.cache.put("cudnn", self._key(spec), json.dumps(record).encode())
 
-    def _read(self, spec: Spec) -> bool:
-        """Take what is kept; not what was cut short under less than half of today's budget."""
+    def _read(self, spec: Spec, limit: float) -> bool:
+        """Take what is kept; not what was cut short under less than half of ``limit``."""
         entry = self.cache.get("cudnn", self._key(spec))
         if entry is None:
             return False
@@ -268,12 +278,14 @@ class Tuner:
             if "refused" in record:
                 self._plans[spec] = str(record["refused"])
                 return True
-            if not record.get("complete", True) and budget() > 2 * float(record["budget"]):
+            cut = math.inf if record.get("complete", True) else float(record["budget"])
+            if limit > 2 * cut:
                 return False
             cudnn = frontend()
             with cupy().cuda.Device(self.index):
                 graph = cudnn.pygraph(handle=self._own)
                 graph.deserialize(self._own, list(base64.b64decode(record["plan"])))
+            self._limits[spec] = cut
             self._plans[spec] = Plan(spec, graph, int(record["workspace"]), float(record["seconds"]), str(record["name"]))
             return True
         except Exception as e:  # written by another build of the libraries, or evicted meanwhile

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+#: Seconds that ``autotune=True`` gives each size.
+TUNING_SECONDS = 30.0
 #: Calls of each program that are compared with the framework's own result under `Options.verify`.
 VERIFIED_CALLS = 2
 
@@ -40,6 +42,13 @@ class Options:
     tf32: tuple[str, ...] = ()
     live: bool = False
     train: bool = False
+
+    @property
+    def tuning_seconds(self) -> float | None:
+        """How long ``autotune`` may take; None without it."""
+        if not self.autotune:
+            return None
+        return TUNING_SECONDS if self.autotune is True else float(self.autotune)
 
     def __post_init__(self) -> None:
         if self.numerics not in ("fast", "strict"):

@@ -48,7 +48,7 @@ class NnaccelBackend(Backend):  # type: ignore[misc]
         """
         from nnaccel_core import optimize
 
-        known = {k: v for k, v in kwargs.items() if k in ("dfp", "numerics", "libraries", "verify", "slicing")}
+        known = {k: v for k, v in kwargs.items() if k in ("autotune", "dfp", "numerics", "libraries", "verify", "slicing")}
         return PreparedNetwork(optimize(model, device.lower(), **known))
 
     @classmethod

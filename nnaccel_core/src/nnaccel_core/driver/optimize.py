@@ -62,7 +62,8 @@ def optimize(
         train: True gives an ONNX network that also has ``forward``, ``backward``, live ``parameters()`` and ``save``; PyTorch
             networks are trained by their own loops whatever this says.
         autotune: True measures what else could run each layer, in place, for up to half a minute when a size is met first, and
-            keeps what is faster; a number, for up to so many seconds. Later processes find the result in the disk cache.
+            keeps what is faster; a number, for up to so many seconds. Later processes find the result in the disk cache. On GPUs
+            it is the time for choosing among cuDNN's plans.
         verify: compare the first calls with the framework's own result; a difference raises `MismatchError`.
 
     Raises:

@@ -43,7 +43,7 @@ def tuned(segment: CompiledSegment, env: Env, options: Options, stage: Stage) ->
 
     name = f"{graph.name} at {', '.join(f'{k}={n}' for k, n in env.items())}" if env else graph.name
     beyond = segment.packing if options.live else lambda c: 0.0
-    seconds = tuning.SECONDS if options.autotune is True else float(options.autotune)
+    seconds = options.tuning_seconds or 0.0
     try:
         best = tuning.tune(name, candidates, lambda offered: select(graph, offered), attempt, beyond, seconds)
     except OutOfMemoryError as e:

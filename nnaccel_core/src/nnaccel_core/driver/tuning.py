@@ -23,8 +23,6 @@ from nnaccel_core.select.cover import Selection
 if TYPE_CHECKING:
     from nnaccel_core.driver.segment import Built
 
-#: Seconds that tuning one network at one size may take, unless the user says otherwise.
-SECONDS = 30.0
 #: A candidate that was not measured is worth a trial where this fraction of its estimated time wins.
 HOPE = 0.5
 #: Timed runs of a trial: the median of so many, or of those that end within `TRIAL_SECONDS`, `FEWEST` at least.

@@ -179,8 +179,9 @@ def times(found: dict[str, Callable[[Any], Any]], x: Any) -> dict[str, list[floa
     return out
 
 
-def walls(found: dict[str, Callable[[Any], Any]], x: Any) -> dict[str, float]:
-    """Milliseconds of a call by the clock, waiting for each result: what a caller that needs it sees."""
+def clocked(found: dict[str, Callable[[Any], Any]], x: Any, wait: bool) -> dict[str, float]:
+    """Milliseconds of a call by the clock: with ``wait`` until its result is there, what a caller that needs it sees; else until
+    it has been enqueued on an idle device, what the host has no time for anything else."""
     import torch
 
     out = {}
@@ -190,23 +191,8 @@ def walls(found: dict[str, Callable[[Any], Any]], x: Any) -> dict[str, float]:
             torch.cuda.synchronize()
             started = time.perf_counter()
             run(x)
-            torch.cuda.synchronize()
-            seen.append((time.perf_counter() - started) * 1e3)
-        out[name] = statistics.median(seen)
-    return out
-
-
-def hosts(found: dict[str, Callable[[Any], Any]], x: Any) -> dict[str, float]:
-    """Milliseconds until a call has been enqueued on an idle device: what the host has no time for anything else."""
-    import torch
-
-    out = {}
-    for name, run in found.items():
-        seen = []
-        for _ in range(20):
-            torch.cuda.synchronize()
-            started = time.perf_counter()
-            run(x)
+            if wait:
+                torch.cuda.synchronize()
             seen.append((time.perf_counter() - started) * 1e3)
         out[name] = statistics.median(seen)
     torch.cuda.synchronize()
@@ -299,7 +285,7 @@ def one(name: str, batch: int, dtype: str, names: list[str], slicing: bool | int
     if "nnaccel" not in names:
         turns.wait()
     errors = {n: relative(run(x)[: len(want)], want) for n, run in found.items()}
-    measured, clock, host = times(found, x), walls(found, x), hosts(found, x)
+    measured, clock, host = times(found, x), clocked(found, x, wait=True), clocked(found, x, wait=False)
     peak = {}
     for n, run in found.items():
         torch.cuda.synchronize()

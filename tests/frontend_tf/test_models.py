@@ -148,19 +148,7 @@ def test_fit_follows_the_same_way_and_weights_are_shared(tmp_path):
     np.testing.assert_allclose(other(IMAGES), net(IMAGES), rtol=1e-5, atol=1e-6)
 
 
-@pytest.fixture(params=["native operation", "numpy_function"])
-def way(request, monkeypatch):
-    """How segments come into TensorFlow's graphs."""
-    from nnaccel_frontend_tf import operation, runner, training
-
-    if request.param == "numpy_function":
-        for module in (runner, training):
-            monkeypatch.setattr(module, "operation", lambda: None)
-    elif operation.operation() is None:
-        pytest.skip(operation.why_not())
-
-
-def test_variables_are_live(way):
+def test_variables_are_live(native):
     """Written in any way, eagerly and inside functions; a program in use keeps its values while it runs."""
     model = made("sequential")
     fast = optimized(model)
@@ -181,7 +169,7 @@ def test_variables_are_live(way):
     assert segment.prepared.generation == before, "nothing is derived again while nothing changed"
 
 
-def test_tensors_are_not_copied(way):
+def test_tensors_are_not_copied(native):
     """Compiled code reads TensorFlow's memory, also that of variables, and TensorFlow takes over what it wrote."""
     scale = tf.Variable(RNG.normal(size=64).astype("f"))
     fast = optimized(tf.function(lambda x: tf.nn.relu(x) * scale, autograph=False))
@@ -202,7 +190,7 @@ def test_tensors_are_not_copied(way):
     assert seen == [(memory_of(x), memory_of(scale.read_value()), memory_of(y))]
 
 
-def test_results_stay_and_sizes_change(way):
+def test_results_stay_and_sizes_change(native):
     model = made("functional")
     fast = optimized(model)
     first = fast(IMAGES[:2])
@@ -212,7 +200,7 @@ def test_results_stay_and_sizes_change(way):
     np.testing.assert_array_equal(first, kept)
 
 
-def test_errors_while_it_runs_are_tensorflows(way, monkeypatch):
+def test_errors_while_it_runs_are_tensorflows(native, monkeypatch):
     fast = optimized(tf.function(lambda x: tf.nn.relu(x) * 3.0, autograph=False))
     x = tf.constant(RNG.normal(size=(4, 4)).astype("f"))
     fast(x)
@@ -229,7 +217,7 @@ def test_errors_while_it_runs_are_tensorflows(way, monkeypatch):
     np.testing.assert_allclose(fast(x), tf.nn.relu(x) * 3.0)
 
 
-def test_a_function_outlives_the_optimized_network(way):
+def test_a_function_outlives_the_optimized_network(native):
     """What a graph needs stays with the graph."""
     import gc
 

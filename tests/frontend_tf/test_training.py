@@ -17,19 +17,6 @@ RNG = np.random.default_rng(1)
 IMAGES = RNG.normal(size=(6, 8, 8, 3)).astype("f")
 
 
-@pytest.fixture(params=["native operation", "numpy_function"])
-def native(request, monkeypatch):
-    """Whether segments are the native operation, or a `tf.numpy_function`."""
-    from nnaccel_frontend_tf import operation, runner, training
-
-    if request.param == "numpy_function":
-        for module in (runner, training):
-            monkeypatch.setattr(module, "operation", lambda: None)
-    elif operation.operation() is None:
-        pytest.skip(operation.why_not())
-    return request.param == "native operation"
-
-
 def network():
     keras.utils.set_random_seed(5)
     first, second = L.Conv2D(8, 3, activation="relu"), L.Conv2D(8, 3, activation="swish")

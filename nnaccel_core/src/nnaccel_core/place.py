@@ -63,6 +63,11 @@ def assign_offsets(lifetimes: Sequence[Lifetime]) -> tuple[list[int], int]:
 PreparedKey = tuple[Value, "str | None"]
 
 
+def prepared_key(v: Value, pack: Pack | None) -> PreparedKey:
+    """Equal for what is prepared once."""
+    return v, pack.key if pack else None
+
+
 @dataclass(frozen=True)
 class Placed:
     """A plan and what it takes as prepared memory, in order."""
@@ -98,7 +103,7 @@ class _Placer:
         return found
 
     def prepared_ref(self, v: Value, pack: Pack | None) -> BufferRef:
-        key: PreparedKey = (v, pack.key if pack else None)
+        key = prepared_key(v, pack)
         index = self.prepared.get(key)
         if index is None:
             index = self.prepared[key] = len(self.prepared_list)

@@ -15,6 +15,7 @@ from nnaccel_core.ir import Dim, Value, free_symbols, substitute, sym
 from nnaccel_core.ir.dims import linear
 from nnaccel_core.loopir.grammar import Acc, Cast, Load, Nest, Scalar
 from nnaccel_core.loopir.nests import acc_dtype
+from nnaccel_core.loopir.numeric import compute_dtype
 
 #: An element-wise value is recomputed at each use instead of stored while that costs at most this many additions.
 RECOMPUTE = 4
@@ -106,7 +107,7 @@ def _recompute_cost(producer: Nest, consumers: Sequence[Nest]) -> float:
 def inline(producer: Nest, consumer: Nest, rounded: bool = False) -> Nest:
     """``consumer`` with every load of ``producer``'s value replaced by the expression that computes it; if ``rounded``, to the
     value's type where that has 16 bits, since expressions of such are computed in 32."""
-    to = producer.out.dtype if rounded and producer.out.dtype in ("float16", "bfloat16") else None
+    to = producer.out.dtype if rounded and producer.out.dtype != compute_dtype(producer.out.dtype) else None
     memo: dict[tuple[Dim, ...], Scalar] = {}
 
     def loads(load: Load) -> Scalar:

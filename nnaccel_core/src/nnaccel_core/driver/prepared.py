@@ -13,7 +13,7 @@ from nnaccel_core.ir import Graph, Node, TensorType, Value, evaluate, identity, 
 from nnaccel_core.ops.registry import lookup
 from nnaccel_core.options import Options
 from nnaccel_core.passes.layout import view_root
-from nnaccel_core.place import Placed, PreparedKey
+from nnaccel_core.place import Placed, PreparedKey, prepared_key
 from nnaccel_core.plan import BufferRef, LibraryStep, Plan
 from nnaccel_core.select.candidate import Pack
 
@@ -56,7 +56,7 @@ class PreparedMemory:
         memo: dict[Value, np.ndarray[Any, Any]] = {}
         pairs = []
         for v, pack in placed.prepared:
-            key: PreparedKey = (v, pack.key if pack else None)
+            key = prepared_key(v, pack)
             if key not in self._memory:
                 self._memory[key] = self._derive(v, pack, memo)
             pairs.append(self._memory[key])
@@ -71,7 +71,7 @@ class PreparedMemory:
 
     def keep(self, plans: Iterable[Placed]) -> None:
         """Let go of what none of ``plans`` reads."""
-        read = {(v, pack.key if pack else None) for placed in plans for v, pack in placed.prepared}
+        read = {prepared_key(v, pack) for placed in plans for v, pack in placed.prepared}
         self._memory = {key: found for key, found in self._memory.items() if key in read}
 
     def nbytes(self) -> int:

@@ -152,4 +152,3 @@ def _worth(candidates: Sequence[Candidate]) -> int:
     for c, nodes in zip(candidates, layers, strict=True):
         best[nodes] = min(best.get(nodes, c.seconds), c.seconds)
     return sum(HOPE * c.seconds <= best[nodes] for c, nodes in zip(candidates, layers, strict=True))
-

@@ -375,6 +375,7 @@ def plot(out: Path) -> None:
     axes.axhline(1.0, color="black", linewidth=0.8)
     axes.set_xticks(range(len(nets)), nets, rotation=20)
     axes.set_ylabel("best peer's time / nnaccel's")
+    axes.margins(y=0.25)  # room for the legend
     axes.legend(ncols=2)
     figure.tight_layout()
     figure.savefig(out / "gpu.png", dpi=110)

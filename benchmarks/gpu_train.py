@@ -243,7 +243,7 @@ def profiled(side: Side, step: Callable[[Side], None]) -> str:
         for (_, seconds), u in zip(found, units, strict=True):
             ops = "+".join(n.op for n in u.nodes)
             why = u.candidate.reason if u.candidate is not None else "host"
-            shape = "x".join(map(str, u.nodes[-1].output.shape))
+            shape = ", ".join("x".join(map(str, v.shape)) for v in u.nodes[-1].outputs)
             rows.append((seconds, u.candidate.seconds if u.candidate else 0.0, u.origin, ops[:120], shape, why[:90]))
         rows.sort(reverse=True)
         lines += [f"{s * 1e6:9.1f} us (est. {e * 1e6:7.1f})  {o:28} {ops} [{shape}] {why}" for s, e, o, ops, shape, why in rows]

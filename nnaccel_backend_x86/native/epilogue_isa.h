@@ -102,6 +102,27 @@ TARGET inline __attribute__((always_inline)) void finish(VEC (&x)[R][V], const E
             for (int v = 0; v < V; ++v) store(to + r * out_stride + v * WIDTH, x[r][v]);
         return;
     }
+#if WIDTH == 16
+    // The last columns: masked, whole vectors among them.
+    const float *residual = e.residual ? e.residual + row * e.residual_stride + column : nullptr;
+    __mmask16 mask[V];
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) {
+        const int64_t n = columns - v * WIDTH;
+        mask[v] = n >= WIDTH ? 0xFFFF : n > 0 ? (1u << n) - 1 : 0;
+        const VEC b = e.bias ? _mm512_maskz_loadu_ps(mask[v], e.bias + column + v * WIDTH) : VEC{};
+#pragma GCC unroll 16
+        for (int r = 0; r < R; ++r) {
+            x[r][v] += b;
+            if (residual) x[r][v] += _mm512_maskz_loadu_ps(mask[v], residual + r * e.residual_stride + v * WIDTH);
+        }
+    }
+    activate<R, V>(x, e);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) _mm512_mask_storeu_ps(out + (row + r) * out_stride + column + v * WIDTH, mask[v], x[r][v]);
+#else
     // The last columns: through memory of a whole tile's size.
     float tile[R][V * WIDTH] = {};
     if (e.residual)
@@ -121,4 +142,5 @@ TARGET inline __attribute__((always_inline)) void finish(VEC (&x)[R][V], const E
         for (int v = 0; v < V; ++v) store(tile[r] + v * WIDTH, x[r][v]);
     for (int r = 0; r < R; ++r)
         for (int64_t j = 0; j < columns; ++j) out[(row + r) * out_stride + column + j] = tile[r][j];
+#endif
 }

@@ -4,9 +4,10 @@
 
 #include "epilogue_isa.h"
 
-// R rows by V vectors, summed over all taps and channels in registers, from `column` of the panel on.
+// R rows by V vectors, summed over all taps and channels in registers, from `column` of the panel on. V vectors may span two panels.
 template <int R, int V>
 TARGET void tile(const Tile &t) {
+    const int64_t jump = V * WIDTH > PANEL ? t.panel - PANEL : 0;
     VEC sum[R][V];
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r)
@@ -17,17 +18,47 @@ TARGET void tile(const Tile &t) {
 #pragma GCC unroll 16
         for (int r = 0; r < R; ++r) __builtin_prefetch(to + r * t.out_stride, 1);
     }
-    const float *b = t.b;
+    const float *b = t.b, *ahead = t.ahead;
     for (int64_t tap = 0; tap < t.taps; ++tap) {
+        const float *const *from = t.a + tap * t.a_step;
+        // More addresses than registers: of rows evenly apart, one in three does (base, base + step, base + 2 * step). Short sums are
+        // not worth the question.
+        if constexpr (R > 6) {
+            const int64_t step = from[1] - from[0];
+            bool even = t.k >= 16;
+#pragma GCC unroll 16
+            for (int r = 2; r < R; ++r) even &= from[r] - from[r - 1] == step;
+            if (even) {
+                const float *a[(R + 2) / 3];
+#pragma GCC unroll 16
+                for (int g = 0; g < (R + 2) / 3; ++g) a[g] = from[3 * g] + t.first;
+                for (int64_t i = 0; i < t.k; ++i, b += PANEL, ahead += PANEL) {
+                    __builtin_prefetch(ahead, 0, 2);
+                    VEC right[V];
+#pragma GCC unroll 4
+                    for (int v = 0; v < V; ++v) right[v] = load(b + v * WIDTH + (v * WIDTH >= PANEL ? jump : 0));
+#pragma GCC unroll 16
+                    for (int r = 0; r < R; ++r) {
+                        VEC left = BROADCAST(a[r / 3] + (r % 3) * step);
+#pragma GCC unroll 4
+                        for (int v = 0; v < V; ++v) sum[r][v] = MULTIPLY_ADD(left, right[v], sum[r][v]);
+                    }
+#pragma GCC unroll 16
+                    for (int g = 0; g < (R + 2) / 3; ++g) ++a[g];
+                }
+                continue;
+            }
+        }
         const float *a[R];
 #pragma GCC unroll 16
-        for (int r = 0; r < R; ++r) a[r] = t.a[tap * t.a_step + r] + t.first;
+        for (int r = 0; r < R; ++r) a[r] = from[r] + t.first;
         // Unrolled, so that a short loop's end is foreseen by the processor.
 #pragma GCC unroll 4
-        for (int64_t i = 0; i < t.k; ++i, b += PANEL) {
+        for (int64_t i = 0; i < t.k; ++i, b += PANEL, ahead += PANEL) {
+            __builtin_prefetch(ahead, 0, 2);
             VEC right[V];
 #pragma GCC unroll 4
-            for (int v = 0; v < V; ++v) right[v] = load(b + v * WIDTH);
+            for (int v = 0; v < V; ++v) right[v] = load(b + v * WIDTH + (v * WIDTH >= PANEL ? jump : 0));
 #pragma GCC unroll 16
             for (int r = 0; r < R; ++r) {
                 VEC left = BROADCAST(a[r] + i);
@@ -41,13 +72,13 @@ TARGET void tile(const Tile &t) {
 #pragma GCC unroll 16
         for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
-            for (int v = 0; v < V; ++v) sum[r][v] = sum[r][v] + load(t.start + r * PANEL + v * WIDTH);
+            for (int v = 0; v < V; ++v) sum[r][v] = sum[r][v] + load(t.start + r * SPAN + v * WIDTH);
     }
     if (t.partial) {
 #pragma GCC unroll 16
         for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
-            for (int v = 0; v < V; ++v) store(t.partial + r * PANEL + v * WIDTH, sum[r][v]);
+            for (int v = 0; v < V; ++v) store(t.partial + r * SPAN + v * WIDTH, sum[r][v]);
         return;
     }
     finish<R, V>(sum, *t.epilogue, t.row, t.column, t.columns, t.out, t.out_stride);

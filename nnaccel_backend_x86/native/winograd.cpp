@@ -152,7 +152,15 @@ private:
             int64_t wide = std::min(most, panels - j), first = channel / PANEL + j;
             for (int64_t w = 0; w < wide; ++w)
                 transforms_.filter(weights_ + (first + w) * 9 * step + k * PANEL, step, inner, u_ + w * u_panel_);
+            // Weights come from far, in runs that are too short to be foreseen: a share of the next panels' during each product.
+            const int64_t ahead = j + most < panels ? std::min(most, panels - j - most) * 9 * inner : 0;
+            const float *next = weights_ + (first + wide) * 9 * step + k * PANEL;
+            int64_t line = 0, in_run = 0;
             for (int64_t p = 0; p < P; ++p) {
+                for (; line < ahead * (p + 1) / P; ++line, ++in_run) {
+                    if (in_run == inner) next += step, in_run = 0;
+                    __builtin_prefetch(next + in_run * PANEL, 0, 2);
+                }
                 for (int64_t i = 0; i < blocks; ++i) b[i] = u_ + (i * P + p) * WEIGHTS;
                 for (int64_t t = 0; t < tiles;) {
                     int64_t rows = next_rows(tiles - t, kernels_.rows);

@@ -58,7 +58,7 @@ def test_probe_reads_flags_caches_and_siblings(monkeypatch: pytest.MonkeyPatch, 
     assert m is not None
     assert (m.name, m.isa, m.simd_bytes) == ("Toy CPU", "avx512", 64)
     assert m.cores == 1  # two hardware threads of one core
-    assert (m.l1, m.l2, m.l3) == (48 << 10, 2 << 20, 30 << 20)
+    assert (m.l1, m.l2, m.l3) == (48 << 10, 2 << 20, probe.CORE_L3)  # of 30 MiB, one core's share
     assert m.flops == 2e9 * 64
 
 
@@ -163,8 +163,9 @@ def test_costs_rank_what_was_measured() -> None:
     gemm = costs.conv_seconds(m, "x64:gemm:jit", x, (64, 4, 3, 3), out, 16, 0)
     assert gemm > dense / 4  # a sixteenth of the work, at a fraction of the speed
     assert costs.conv_seconds(m, "brgconv:avx2", x, (64, 64, 3, 3), out, 1, 4 * 64 * 56 * 56) >= dense
-    row = costs.product_seconds(m, False, 1, 1, 4096, 4096, 4.0 * 4096 * 4096)
-    assert row == pytest.approx(4.0 * 4096 * 4096 / m.bandwidth, rel=0.5)
+    far = 4.0 * 25088 * 4096 + 4 * m.l3  # weights of more than the caches hold are read at the memory's speed
+    row = costs.product_seconds(m, False, 1, 1, 4096, 4096, far)
+    assert row == pytest.approx(far / m.bandwidth, rel=0.5)
     for rows, better in [(1, False), (16, True)]:
         nbytes = 4.0 * (1280 * 1000 + rows * 2280)
         plain, packed = (costs.product_seconds(m, p, 1, rows, 1000, 1280, nbytes) for p in (False, True))

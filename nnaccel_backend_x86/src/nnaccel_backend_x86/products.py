@@ -31,6 +31,8 @@ DOTS_ROWS, DOTS_GROUP = 8, 24
 WHOLE_ROWS = 2
 #: Products are added up in chunks of at most this many terms, so that rounding errors stay near those of other libraries.
 SUM_CHUNK = 256
+#: ``SPAN`` and ``MOST_TILE_ROWS`` of ``native/product.cpp``.
+SPAN, MOST_TILE_ROWS = 2 * PANEL, 14
 #: A task of fewer rows reads its weights for too little arithmetic.
 SHORT_BLOCK = 24
 
@@ -94,10 +96,10 @@ class ProductDims:
 
     def scratch(self) -> int:
         """Bytes a thread needs: see the kernel's comment."""
-        most = -(-self.pixels // self.row_blocks)
+        most = -(-self.pixels // self.row_blocks) + MOST_TILE_ROWS
         zeros = -(-self.channels // PANEL) * PANEL
         prepared = most * (self.channels + PANEL) if self.has_scale or self.has_shift or self.prologue_relu else 0
-        return -(-most * self.taps * 8 // 64) * 64 + 4 * (zeros + most * PANEL + prepared)
+        return -(-most * self.taps * 8 // 64) * 64 + 4 * (zeros + most * SPAN + prepared)
 
 
 #: Entries of `ProductDims` that take an operand's distance between pixels.
@@ -129,19 +131,21 @@ def blocks(machine: Machine, pixels: int, columns: int, channels: int, taps: int
     """How many blocks of rows and of columns a product runs in: rows of a block stay in the second-level cache while all
     panels pass by, and there are tasks for all cores.
 
-    The smaller operand is read again by each block of the other.
+    Cores that share rows read all weights each, which come while they compute. Cores that share columns read all of the input
+    each, half of it from another core's cache, and so does the layer behind, which goes by rows: only for many weights.
     """
     if costs.is_small_product(machine, 2.0 * pixels * columns * channels * taps):
         return 1, 1
     most = max(SHORT_BLOCK, machine.l2 // 2 // (4 * channels))
-    rows, panels, wanted = -(-pixels // most), -(-columns // PANEL), 4 * machine.cores
+    span = SPAN if machine.isa == "avx512" else PANEL
+    rows, spans, wanted = -(-pixels // most), -(-columns // span), 4 * machine.cores
     if rows >= wanted:
         return -(-rows // machine.cores) * machine.cores, 1
-    if columns * taps > pixels:
+    if columns * channels * taps > 2 * pixels * (channels + columns):
         # The prologue of a block of rows is repeated by each thread that works on it.
-        return rows, min(panels, -(-(machine.cores if prologue else wanted) // rows))
+        return rows, min(spans, -(-(machine.cores if prologue else wanted) // rows))
     rows = max(rows, min(wanted, -(-pixels // SHORT_BLOCK)))
-    return rows, 1 if rows >= machine.cores else min(panels, -(-machine.cores // rows))
+    return rows, 1 if rows >= machine.cores else min(spans, -(-machine.cores // rows))
 
 
 def float_bits(x: float) -> int:

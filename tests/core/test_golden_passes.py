@@ -99,6 +99,12 @@ def siblings(b: Builder) -> tuple[Value, ...]:
     return (b("concat", one, two, axis=1),)
 
 
+def pool_in_front_of_a_convolution(b: Builder) -> tuple[Value, ...]:
+    same = {"kernel": (3, 3), "stride": (1, 1), "padding": ((1, 1), (1, 1)), "ceil_mode": False, "count_include_pad": True}
+    x = b("avg_pool", b.input(N, 6, 5, 5), **same)
+    return (b("relu", b("conv", x, b.param(2, 6, 1, 1), b.param(2), **POINT)),)
+
+
 def composites(b: Builder) -> tuple[Value, ...]:
     return (b("adaptive_avg_pool", b("pixel_shuffle", b.input(N, 8, 3, 3), factor=2), output_size=(1, 1)),)
 
@@ -132,6 +138,7 @@ SAMPLES: dict[str, Callable[[Builder], tuple[Value, ...]]] = {
     "move_before_concat": work_behind_a_concat,
     "activate_after_max_pool": activation_in_front_of_a_pool,
     "merge_sibling_convolutions": siblings,
+    "pool_after_convolution": pool_in_front_of_a_convolution,
     "decompose": composites,
     "activate_before_views": activations_behind_views,
     "merge_decomposed_views": views,

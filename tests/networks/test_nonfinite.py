@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import threading
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -70,6 +71,12 @@ def network(name: str) -> Any:
     return net
 
 
+def plain(net: Any, x: Any) -> Any:
+    """PyTorch's result, GELU in float64: of vectors of 16 floats it makes NaN of gelu(inf), and inf of each float by itself."""
+    with mock.patch.object(nn.GELU, "forward", lambda self, x: nn.functional.gelu(x.double()).float()):
+        return net(x)
+
+
 def same(got: Any, want: Any) -> None:
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4, equal_nan=True)
 
@@ -86,9 +93,9 @@ def test_in_inputs(name: str) -> None:
         for batch in (1, 3):
             for value in (NAN, INF, -INF):
                 x = images(batch)
-                same(fast(x), net(x))
+                same(fast(x), plain(net, x))
                 x[-1, 3, 5, 6] = value
-                same(fast(x), net(x))
+                same(fast(x), plain(net, x))
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -99,14 +106,14 @@ def test_in_weights(name: str, value: float) -> None:
     x = images(2)
     layer = next(m for m in net.modules() if isinstance(m, nn.Conv2d))
     with torch.no_grad():
-        same(fast(x), net(x))
+        same(fast(x), plain(net, x))
         kept = layer.weight.clone()
         layer.weight[2, 0, 0, 0] = value
-        same(fast(x), net(x))
+        same(fast(x), plain(net, x))
         layer.weight.copy_(kept)
-        same(fast(x), net(x))
+        same(fast(x), plain(net, x))
         layer.bias[1] = value
-        same(fast(x), net(x))
+        same(fast(x), plain(net, x))
 
 
 def test_strict_numerics_is_as_before() -> None:
@@ -115,7 +122,7 @@ def test_strict_numerics_is_as_before() -> None:
     x = images(1)
     x[0, 0, 0, 0] = NAN
     with torch.no_grad():
-        same(fast(x), net(x))
+        same(fast(x), plain(net, x))
 
 
 def test_threads_meet_nan_at_the_same_time() -> None:
@@ -150,7 +157,7 @@ def test_a_copy_with_nan_does_not_slow_the_original() -> None:
         x = images(1)
         fast, bad = nnaccel_core.optimize(net), nnaccel_core.optimize(broken)
         assert bad(x).isnan().all()
-        same(fast(x), net(x))
+        same(fast(x), plain(net, x))
 
 
 def test_the_check_is_what_makes_it_right(monkeypatch: pytest.MonkeyPatch) -> None:

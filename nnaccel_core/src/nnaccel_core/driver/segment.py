@@ -114,7 +114,9 @@ class CompiledSegment:
 
     def passes(self) -> list[Pass]:
         """The graph passes, in order."""
-        own = [Pass(name, run) for name, run in graph_passes(runs_whole(self.backend, self.options), self.options.live)]
+        strict = self.options.numerics == "strict"
+        found = graph_passes(runs_whole(self.backend, self.options), self.options.live, strict)
+        own = [Pass(name, run) for name, run in found]
         return manager.passes("graph", self.backend.device, own=own)
 
     @staticmethod

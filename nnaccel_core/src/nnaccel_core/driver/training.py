@@ -16,6 +16,7 @@ from nnaccel_core.ir import Env, Graph, TensorType, Value
 from nnaccel_core.ir.types import Layout
 from nnaccel_core.options import Options
 from nnaccel_core.passes.fold import decompose_fused
+from nnaccel_core.passes.pooling import pool_after_convolution
 
 #: ``record(segment, inputs, tracked parameters) -> results``: runs a segment on the framework's tape, by `TrainedSegment.forward`
 #: now and `TrainedSegment.backward` with the same parameters when gradients are asked for.
@@ -68,6 +69,8 @@ class TrainedSegment:
         options = replace(options, live=True)
         self._backend, self._bridge, self._options, self._captured = backend, bridge, options, captured
         graph = decompose_fused(graph, runs_whole(backend, options))
+        if options.numerics != "strict":  # here, since gradients read what was pooled; the graph passes come behind them
+            graph = pool_after_convolution(graph)
         tracked = [v for v in graph.params if v.name in captured.tracked]
         values = (*graph.inputs, *tracked)
         self._wrt = tuple(v for v, wanted in zip(values, flags, strict=True) if wanted and v.type.is_float)

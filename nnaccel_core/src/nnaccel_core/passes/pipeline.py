@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from nnaccel_core.ir import Graph, Node
 from nnaccel_core.ir.verify import verify
 from nnaccel_core.ops.registry import infer
-from nnaccel_core.passes import activations, affine, canonicalize, casts, concat, fold, reshapes
+from nnaccel_core.passes import activations, affine, canonicalize, casts, concat, fold, pooling, reshapes
 
 GraphPass = Callable[[Graph], Graph]
 
@@ -25,6 +25,7 @@ GRAPH_PASSES: tuple[tuple[str, GraphPass], ...] = (
     ("move_before_concat", concat.move_before_concat),
     ("activate_after_max_pool", concat.activate_after_max_pool),
     ("merge_sibling_convolutions", concat.merge_sibling_convolutions),
+    ("pool_after_convolution", pooling.pool_after_convolution),
     ("decompose", fold.decompose),
     ("activate_before_views", reshapes.activate_before_views),
     ("merge_decomposed_views", canonicalize.merge_views),
@@ -35,12 +36,15 @@ GRAPH_PASSES: tuple[tuple[str, GraphPass], ...] = (
 )
 #: Not in training, where weights change with each step: what they make of weights would be made anew each time.
 PREDICTION_ONLY = frozenset({"fold_affine", "fold_affine_behind_batch_norm"})
+#: Not with ``numerics="strict"``: they take sums of activations in another order.
+FAST_ONLY = frozenset({"pool_after_convolution"})
 
 
-def graph_passes(whole: Callable[[Node], bool], live: bool = False) -> list[tuple[str, GraphPass]]:
+def graph_passes(whole: Callable[[Node], bool], live: bool = False, strict: bool = False) -> list[tuple[str, GraphPass]]:
     """The passes for a backend that runs fused operators ``whole`` where that says so; ``live``: in training."""
     first: tuple[str, GraphPass] = ("decompose_fused", lambda graph: fold.decompose_fused(graph, whole))
-    return [first, *((name, run) for name, run in GRAPH_PASSES if not (live and name in PREDICTION_ONLY))]
+    left_out = (PREDICTION_ONLY if live else frozenset()) | (FAST_ONLY if strict else frozenset())
+    return [first, *((name, run) for name, run in GRAPH_PASSES if name not in left_out)]
 
 
 def run_passes(

@@ -146,7 +146,7 @@ def test_training_submodule_in_a_network_in_eval() -> None:
         other = copy.deepcopy(net)
         other.training = False
         close(fast(x), other(x))
-        assert torch.equal(net[1].running_mean, other[1].running_mean)
+        close(net[1].running_mean, other[1].running_mean)  # but for the order of sums
     assert not fast.nnaccel_report()["own_calls"]
 
 
@@ -207,7 +207,8 @@ def test_own_forward_runs_are_counted_with_their_reason() -> None:
         assert why(lambda: fast(x)) == ""
         fast.eval()
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            assert why(lambda: fast(x)) == ""
+            fast_products = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+            assert ("torch has fast products" in why(lambda: fast(x))) == fast_products
             assert fast(x).dtype == torch.bfloat16
         assert "jit" in why(lambda: torch.jit.trace(fast, x, check_trace=False))
         assert "functorch" in why(lambda: torch.func.vmap(fast)(x[None]))

@@ -4,19 +4,27 @@ Run at the repository's root, where tensorflow-cpu, nnaccel-frontend-tf and a ba
 they are to be compared):
 
     python -m benchmarks.tf_nets --batch 1,16 --json benchmarks/results/cpu-tensorflow.jsonl
-    python -m benchmarks.tf_nets --train --batch 16 --peers tf.function,xla --json benchmarks/results/cpu-tensorflow-train.jsonl
+    python -m benchmarks.tf_nets --train --batch 16 --peers tf.function,xla --json benchmarks/results/cpu-tensorflow.jsonl
 
 Each implementation has a process of its own with the same random weights and input; results are compared first, then calls are
 timed in turns, with a pause before each turn. A call is a `tf.function` of the whole network, or of a whole training step
 (forward pass, loss, gradients, SGD), called with a tensor, up to its result as a numpy array.
+
+Predictions are compared with tf.function's. Training steps are judged by the same steps in float64, since networks magnify
+rounding (a ReLU passes a gradient or not): on each of three batches of images, from the same weights and with a learning rate
+of 1, so that what a step changes are gradients. The error is the relative one of what changes, in the 2-norm, root of the mean
+square over variables (running statistics too); of the three the median counts, which may be 4 times tf.function's. Dropout
+drops the same everywhere: by the Philox generator, in single precision.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import math
 import os
+import statistics
 import sys
 import tempfile
 import time
@@ -33,8 +41,12 @@ from nnaccel_core.workers import PAUSE_S, Worker, serve, summary, timed_block
 NETS = ("MobileNetV2", "ResNet50", "EfficientNetB0", "DenseNet121")
 OURS = "nnaccel"
 JUDGE = "tf.function"
-#: Results further than this from TensorFlow's, relative to the largest, are wrong: nothing is timed then.
+#: Judges training, and is not timed.
+EXACT = "float64"
+#: Predictions further than this from TensorFlow's, relative to the largest, are wrong: nothing is timed then.
 WRONG = 1e-2
+#: Times of TensorFlow's own error against float64 that a training step may have; what is as near as this is right anyway.
+FACTOR, NEAR = 4, 1e-5
 Call = Callable[[], Any]
 
 
@@ -90,7 +102,27 @@ def _onnxruntime(model: Any, images: Any) -> Call:
     return lambda: session.run(None, given)[0]
 
 
-def _training(impl: str, model: Any, images: Any) -> Call:
+def _in_double(model: Any, name: str, side: int) -> Any:
+    """The same network in double precision, whose dropout drops what single precision would."""
+    import keras
+    import tensorflow as tf
+
+    keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")
+    twin = network(name, side)
+    for to, of in zip(twin.variables, model.variables, strict=True):
+        to.assign(of.numpy().astype(to.dtype))
+    single = tf.nn.experimental.stateless_dropout
+
+    def dropout(x: Any, rate: Any, seed: Any, **more: Any) -> Any:
+        return x * tf.cast(single(tf.ones(tf.shape(x)), rate, seed, **more), x.dtype)
+
+    tf.nn.experimental.stateless_dropout = dropout
+    return twin
+
+
+def _training(impl: str, model: Any, images: Any) -> tuple[Call, Callable[[Any], list[np.ndarray[Any, Any]]]]:
+    """A step on ``images``; what one with a learning rate of 1 on other images changes, from the weights as they are now."""
     import keras
     import tensorflow as tf
 
@@ -109,25 +141,59 @@ def _training(impl: str, model: Any, images: Any) -> Call:
         return loss
 
     function = tf.function(step, autograph=False, jit_compile=impl == "xla")
-    return lambda: function(images, labels).numpy()
+
+    def changes(x: Any) -> list[np.ndarray[Any, Any]]:
+        values = [v.numpy() for v in model.variables]
+        optimizer.learning_rate = 1.0
+        found = [function(tf.cast(x, model.compute_dtype), labels).numpy()]
+        optimizer.learning_rate = 1e-3
+        for v, value in zip(model.variables, values, strict=True):
+            if v.dtype.startswith("float"):
+                found.append(v.numpy() - value)
+            v.assign(value)
+        return found
+
+    return lambda: function(images, labels).numpy(), changes
 
 
-def _first_call(request: Mapping[str, Any]) -> tuple[Call, float, np.ndarray[Any, Any]]:
+def _first_call(request: Mapping[str, Any]) -> tuple[Call, dict[str, Any]]:
+    """What is to be timed, and how long its first call took; its results are in a file then, or their error told."""
     import tensorflow as tf
 
     threads = int(request["threads"])
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     tf.config.threading.set_inter_op_parallelism_threads(threads)
-    side, batch = int(request["side"]), int(request["batch"])
+    side, batch, impl = int(request["side"]), int(request["batch"]), request["impl"]
+    if request["train"]:  # XLA would choose another generator
+        tf.nn.experimental.stateless_dropout = functools.partial(tf.nn.experimental.stateless_dropout, rng_alg="philox")
     model = network(request["net"], side)
-    images = tf.constant(np.random.default_rng(1).normal(size=(batch, side, side, 3)).astype("f"))
+    rng = np.random.default_rng(1)
+    images = [tf.constant(rng.normal(size=(batch, side, side, 3)).astype("f")) for _ in range(3 if request["train"] else 1)]
+    results = Path(request["results"])
     started = time.perf_counter()
-    call = (_training if request["train"] else _predicting)(request["impl"], model, images)
-    found = [call()]
-    seconds = time.perf_counter() - started
-    if request["train"]:  # the losses of three steps tell whether gradients are right, and running statistics
-        found += [call(), call()]
-    return call, seconds, np.asarray(found, dtype=np.float64).reshape(len(found), -1)
+    if not request["train"]:
+        call = _predicting(impl, model, images[0])
+        found = call()
+        seconds = time.perf_counter() - started
+        np.save(results / f"{impl}.npy", found)
+        return call, {"first_call_s": seconds}
+    call, changes = _training(impl, _in_double(model, request["net"], side) if impl == EXACT else model, images[0])
+    errors = []
+    for k, x in enumerate(images):
+        changed = changes(x)
+        seconds = time.perf_counter() - started if not k else seconds
+        if impl == EXACT:
+            np.savez(results / f"{k}.npz", *changed)
+        else:
+            with np.load(results / f"{k}.npz") as judge:
+                errors.append(_error(changed, list(judge.values())))
+    return call, {"first_call_s": seconds, **({"errors": errors} if errors else {})}
+
+
+def _error(found: Sequence[np.ndarray[Any, Any]], judge: Sequence[np.ndarray[Any, Any]]) -> float:
+    """Of what a step changes; without gradients that are zero but for rounding (of a bias in front of a normalization)."""
+    pairs = [(a, b, float(np.linalg.norm(b))) for a, b in zip(found, judge, strict=True)]
+    return float(np.sqrt(np.mean([np.square(np.linalg.norm(a - b) / norm) for a, b, norm in pairs if norm > 1e-10])))
 
 
 def _serve(requests: Any, answer: Callable[[dict[str, Any]], None]) -> None:
@@ -136,9 +202,8 @@ def _serve(requests: Any, answer: Callable[[dict[str, Any]], None]) -> None:
         request = json.loads(line)
         try:
             if request["verb"] == "first_call":
-                call, seconds, found = _first_call(request)
-                np.save(request["results"], found)
-                answer({"ok": True, "first_call_s": seconds})
+                call, told = _first_call(request)
+                answer({"ok": True, **told})
             else:
                 assert call is not None
                 answer({"ok": True, "ms": timed_block(call, request["calls"], request["untimed"])})
@@ -162,20 +227,17 @@ def measure(net: str, batch: int, impls: Sequence[str], args: argparse.Namespace
     with tempfile.TemporaryDirectory(prefix="nnaccel-bench-") as folder:
         log = args.log or Path(folder) / "workers.log"
         try:
-            wanted = None
+            shared = {key: base[key] for key in ("net", "batch", "side", "threads")}
+            request = {**shared, "train": args.train, "results": folder}
+            if args.train:
+                with Worker("benchmarks.tf_nets", args.threads, log) as worker:
+                    worker.ask("first_call", impl=EXACT, **request)
             for impl in impls:
-                results = Path(folder) / f"{impl}.npy"
                 record = records[impl] = {**base, "impl": impl}
                 try:
                     worker = workers[impl] = Worker("benchmarks.tf_nets", args.threads, log)
-                    request = {"net": net, "batch": batch, "side": args.side, "threads": args.threads, "train": args.train}
-                    record.update(worker.ask("first_call", impl=impl, results=str(results), **request))
-                    found = np.load(results)
-                    wanted = found if impl == JUDGE else wanted
-                    error = float(np.abs(found - wanted).max() / np.abs(wanted).max())
-                    record["max_rel_err"] = error
-                    if not error < WRONG:
-                        raise NnaccelError(f"its results differ from {JUDGE}'s by {error:.2g} of the largest")
+                    record.update(worker.ask("first_call", impl=impl, **request))
+                    (_judge_step if args.train else _judge_prediction)(record, records[JUDGE], Path(folder))
                 except NnaccelError as e:
                     if impl == JUDGE:
                         raise
@@ -186,6 +248,21 @@ def measure(net: str, batch: int, impls: Sequence[str], args: argparse.Namespace
             for worker in workers.values():
                 worker.__exit__(None, None, None)
     return list(records.values())
+
+
+def _judge_prediction(record: dict[str, Any], theirs: Mapping[str, Any], folder: Path) -> None:
+    """Put the error of results into ``record``; raises `NnaccelError` where they are wrong."""
+    found, wanted = (np.load(folder / f"{r['impl']}.npy") for r in (record, theirs))
+    error = record["max_rel_err"] = float(np.abs(found - wanted).max() / np.abs(wanted).max())
+    if not error < WRONG:
+        raise NnaccelError(f"its results differ from {JUDGE}'s by {error:.2g} of the largest")
+
+
+def _judge_step(record: dict[str, Any], theirs: Mapping[str, Any], folder: Path) -> None:
+    """Put the error of what a step changes into ``record``; raises `NnaccelError` where it is wrong."""
+    error = record["step_err"] = statistics.median(record["errors"])
+    if not error <= max(FACTOR * theirs["step_err"], NEAR):
+        raise NnaccelError(f"what a step changes is {error:.2g} off float64, {JUDGE}'s {theirs['step_err']:.2g}")
 
 
 def time_in_turns(workers: Mapping[str, Worker], records: Mapping[str, dict[str, Any]], calls: int) -> None:
@@ -220,6 +297,8 @@ def table(records: Sequence[Mapping[str, Any]]) -> str:
         times = [f"{row[i]['ms']:.3g}" if "ms" in row.get(i, {}) else "failed" if i in row else "-" for i in impls]
         first = " / ".join(f"{row[i]['first_call_s']:.1f}" if "first_call_s" in row.get(i, {}) else "-" for i in impls)
         error = f"{ours['max_rel_err']:.0e}" if "max_rel_err" in ours else "-"
+        if "step_err" in ours:
+            error = f"{ours['step_err']:.1e} ({JUDGE} {row[JUDGE]['step_err']:.1e})"
         shown = [f"{over[p]:.2f}" if p in over else "-" for p in peers]
         lines.append("| " + " | ".join([net, str(batch), *times, *shown, error, first]) + " |")
     for p, found in (*ratios.items(), ("the best of them", best)):

@@ -51,6 +51,63 @@ def notes(posterior) -> list[tuple[int, int, int]]:
     return sorted(found, key=lambda n: n[1])
 
 
+def write_out(graph, node):
+    """Arithmetic in place of a batch normalization of predictions, which TensorFlow has none of in double precision."""
+    assert not node.attr["is_training"].b and node.attr["data_format"].s == b"NHWC"
+    x, scale, shift, mean, variance = node.input
+    kind, name = node.attr["T"], node.name
+    epsilon = graph.node.add(name=f"{name}/epsilon", op="Const")
+    epsilon.attr["dtype"].CopyFrom(kind)
+    epsilon.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(node.attr["epsilon"].f))
+    node.Clear()
+    for op, into, *of in (
+        ("AddV2", f"{name}/sum", variance, epsilon.name),
+        ("Rsqrt", f"{name}/root", f"{name}/sum"),
+        ("Mul", f"{name}/scale", f"{name}/root", scale),
+        ("Sub", f"{name}/centered", x, mean),
+        ("Mul", f"{name}/scaled", f"{name}/centered", f"{name}/scale"),
+        ("AddV2", name, f"{name}/scaled", shift),
+    ):
+        made = node if into == name else graph.node.add()
+        made.name, made.op = into, op
+        made.input.extend(of)
+        made.attr["T"].type = tf.float32.as_datatype_enum
+
+
+def in_float64(function):
+    """The graph of a signature with every number of single precision in double: what TensorFlow's own error is measured by."""
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    frozen = convert_variables_to_constants_v2(function)
+    graph = frozen.graph.as_graph_def()
+    assert not graph.library.function, "functions would keep single precision"
+    for node in list(graph.node):
+        if node.op == "FusedBatchNormV3":
+            write_out(graph, node)
+    single, double = tf.float32.as_datatype_enum, tf.float64.as_datatype_enum
+    for node in list(graph.node):
+        if node.op == "ReadVariableOp":
+            cast = graph.node.add(name=node.name, op="Cast", input=[f"{node.name}/single"])
+            cast.attr["SrcT"].type, cast.attr["DstT"].type = single, double
+            node.name = cast.input[0]
+        if node.op in ("ReadVariableOp", "VarHandleOp"):
+            continue
+        for attr in node.attr.values():
+            if attr.type == single:
+                attr.type = double
+            if attr.HasField("list"):
+                attr.list.type[:] = [double if t == single else t for t in attr.list.type]
+            if attr.HasField("tensor") and attr.tensor.dtype == single:
+                attr.tensor.CopyFrom(tf.make_tensor_proto(tf.make_ndarray(attr.tensor).astype("f8")))
+    (given,), results = frozen.inputs, [t.name for t in frozen.outputs]
+
+    @tf.function(autograph=False)
+    def run(x):
+        return tf.import_graph_def(graph, {given.name: x}, results)
+
+    return lambda x: dict(zip(sorted(function.structured_outputs), run(tf.cast(x, tf.float64)), strict=True))
+
+
 @pytest.mark.parametrize("device", ["references", "cpu"])
 def test_the_same_notes(device):
     path = folder()
@@ -58,13 +115,18 @@ def test_the_same_notes(device):
         pytest.skip("the x86 backend is not installed or can't run here")
     own = load(str(path))
     fast = nnaccel.optimize(str(path)) if device == "cpu" else optimized(str(path))
+    exact = in_float64(own.signatures["serving_default"])
     batch = tf.constant(np.stack([sound(m) for m in MELODIES]))
     for given in (batch, batch[1:]):
         wanted = own.signatures["serving_default"](given)
         got = fast.signatures["serving_default"](given)
         assert set(got) == set(wanted)
-        for name in wanted:
-            np.testing.assert_allclose(got[name], wanted[name], rtol=1e-3, atol=1e-4)
+        judge = exact(given)
+        assert set(judge) == set(wanted)
+        for name, right in judge.items():
+            theirs, ours = (np.abs(found[name].numpy() - right.numpy()).max() for found in (wanted, got))
+            assert theirs < 1e-2, "the network in double precision is another one"
+            assert ours <= max(4 * theirs, 1e-6), (name, ours, theirs)
         key = next(k for k in wanted if wanted[k].shape[-1] == 88 and notes(wanted[k][0]))
         for k in range(len(given)):
             assert notes(got[key][k]) == notes(wanted[key][k])

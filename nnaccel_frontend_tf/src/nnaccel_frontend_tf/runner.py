@@ -17,6 +17,7 @@ from nnaccel_frontend_tf.foreign import dim_tensor, size_name
 from nnaccel_frontend_tf.items import Host, Known, Outside
 from nnaccel_frontend_tf.node import SegmentNode, in_python
 from nnaccel_frontend_tf.operation import operation
+from nnaccel_frontend_tf.reads import read as read_variables
 
 if TYPE_CHECKING:
     from nnaccel_core.driver.session import Compiled
@@ -75,7 +76,7 @@ class Runner:
         made = self.imported
         env: dict[str, Any] = dict(zip(made.program.inputs, tensors, strict=False))
         used = dict.fromkeys(n for node in self.nodes.values() for n in node.variables)
-        read = {name: self.parameter(name) for name in used}
+        read = dict(zip(used, read_variables([made.variables[n] for n in used]), strict=True))
         for name in made.given:
             env[name] = read[name] if name in read else self.parameter(name)
         passes: dict[int, Passes] = {}

@@ -6,6 +6,7 @@ next step uses again, and a tensor of one number stands for it.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -223,14 +224,23 @@ class _Backward:
         told = dict(zip(self.told, tensors, strict=False))
         given = [told[k] if k in told else extra[s.index - self._first] for k, s in enumerate(segment.sources)]
         tracked = node.tracked_in(call, len(tensors), passes.names)
+        bridge = node.compiled.bridge
+        made: list[Any] = []
+
+        def allocate(types: Sequence[TensorType]) -> list[Any]:
+            if len(types) != len(self._found):  # two gradients are the same, or one is what was given
+                return [bridge.allocate(t) for t in types]
+            made.extend(call.allocate(types, self._found))
+            return made
+
         try:
-            found = segment.backward(given, tracked, lambda types: call.allocate(types, self._found))
+            found = segment.backward(given, tracked, allocate)
         finally:
             passes.let_go()
-        if not all(isinstance(g, Borrowed) for g in found):  # made by several parts, not where TensorFlow wants them
+        if len(made) != len(found) or not all(map(operator.is_, found, made)):  # not where TensorFlow wants them
             types = [TensorType(tuple(g.shape), dtype) for g, dtype in zip(found, self._wanted, strict=True)]
             for target, grad in zip(call.allocate(types, self._found), found, strict=True):
-                target.numpy()[...] = grad
+                target.numpy()[...] = grad.numpy() if isinstance(grad, Borrowed) else grad
 
 
 def _seed(grad: Any, like: Any) -> Any:

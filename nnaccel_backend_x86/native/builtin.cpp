@@ -2,11 +2,13 @@
 
 #include <cstring>
 
+#include "chain.h"
 #include "microkernel.h"
 #include "pack.h"
 #include "pooling.h"
 #include "product.h"
 #include "recurrent.h"
+#include "reorder.h"
 #include "weights_gradient.h"
 #include "winograd.h"
 #include "winograd_gradient.h"
@@ -20,6 +22,7 @@ struct Entry {
 };
 
 constexpr Entry KERNELS[] = {
+    {"chain", chain},
     {"concat", concat},
     {"joined_weights_gradient", joined_weights_gradient},
     {"lstm", lstm},
@@ -27,6 +30,8 @@ constexpr Entry KERNELS[] = {
     {"pack_panels", pack_panels},
     {"pack_panels_last", pack_panels_last},
     {"product", product},
+    {"product_pixels", product_pixels},
+    {"reorder_images", reorder_images},
     {"rows_product", rows_product},
     {"tile_product", tile_product},
     {"weights_gradient", weights_gradient},

@@ -122,6 +122,7 @@ struct ProductDims {
     int64_t chunk;                                   // elements of a panel's column that stay in the first-level cache
     int64_t has_scale, has_shift, prologue_relu;     // of input channels, for 1x1 only
     int64_t has_bias, has_residual, activation, alpha, beta;
+    int64_t joined;  // a row of a window is one tap, of kernel_width * channels: in_stride is channels, and dilation_x is 1
 };
 
 // Addresses of the input pixels of output pixels [begin, end), per tap; `zeros` stands for pixels outside.
@@ -145,103 +146,174 @@ void gather(const ProductDims &d, const float *x, int64_t begin, int64_t end, co
     }
 }
 
-}  // namespace
+// The same where a row of a window is one tap. `edges` takes a copy of each that begins or ends outside of the image.
+void gather_joined(const ProductDims &d, const float *x, int64_t begin, int64_t end, const float *zeros, float *edges, const float **rows) {
+    const int64_t count = end - begin, plane = d.out_height * d.out_width, depth = d.kernel_width * d.channels;
+    // Windows of output columns [inside, beyond) lie in the image.
+    const int64_t inside = (d.pad_x + d.stride_x - 1) / d.stride_x, last = d.in_width + d.pad_x - d.kernel_width;
+    const int64_t beyond = last < 0 ? 0 : last / d.stride_x + 1;
+    for (int64_t i = 0; i < count;) {
+        const int64_t at = begin + i, image = at / plane, oy = at % plane / d.out_width, ox = at % d.out_width;
+        const int64_t run = std::min(count - i, d.out_width - ox);
+        for (int64_t ky = 0; ky < d.kernel_height; ++ky) {
+            const int64_t y = oy * d.stride_y + ky * d.dilation_y - d.pad_y;
+            const float **to = rows + ky * count + i;
+            if (y < 0 || y >= d.in_height) {
+                for (int64_t j = 0; j < run; ++j) to[j] = zeros;
+                continue;
+            }
+            const float *row = x + (image * d.in_height + y) * d.in_width * d.channels;
+            for (int64_t j = 0; j < run; ++j) {
+                const int64_t left = (ox + j) * d.stride_x - d.pad_x;
+                to[j] = row + left * d.channels;
+                if (ox + j >= inside && ox + j < beyond) continue;
+                const int64_t low = std::max<int64_t>(left, 0), high = std::min(left + d.kernel_width, d.in_width);
+                to[j] = zeros;
+                if (low >= high) continue;
+                std::memset(edges, 0, size_t(depth) * sizeof(float));
+                std::memcpy(edges + (low - left) * d.channels, row + low * d.channels, size_t((high - low) * d.channels) * sizeof(float));
+                to[j] = edges;
+                edges += depth;
+            }
+        }
+        i += run;
+    }
+}
 
-// Convolution or product with packed weights, as ProductDims says. Buffers: input [pixels][in_stride], packed weights
-// [columns / PANEL][taps][channels][PANEL], then where has_... says so bias, scale, shift, residual; then the output.
-// Scratch, with P the most pixels of a task (its share, and MOST_TILE_ROWS): addresses, P * taps; a row of zeros; partial sums, P * SPAN; with a prologue, P rows.
-void product(void **buffers, const int64_t *dims, uint8_t *scratch, int64_t begin, int64_t end) {
+// A product with its operands, and the calling thread's scratch memory.
+class Product {
+public:
+    Product(void **buffers, const int64_t *dims, uint8_t *scratch);
+    // Output pixels [from, from + count), of columns [begin, end) in spans: neighbors in `rows` keep what was made of them.
+    void run(int64_t from, int64_t count, int64_t begin, int64_t end);
+
     ProductDims d;
+    const Kernels &k = kernels();
+    int64_t pixels, span, spans;  // a span: columns that pass by a block of rows together
+
+private:
+    void prepare(int64_t from, int64_t count);
+
+    const float *x, *weights, *scale, *shift;
+    Epilogue e;
+    float *out, *zeros, *sums, *prepared;
+    const float **rows;
+    int64_t taps, depth, first_row = -1;  // depth: of a tap
+};
+
+Product::Product(void **buffers, const int64_t *dims, uint8_t *scratch) {
     std::memcpy(&d, dims, sizeof d);
     int next = 0;
-    const auto *x = static_cast<const float *>(buffers[next++]);
-    const auto *weights = static_cast<const float *>(buffers[next++]);
+    x = static_cast<const float *>(buffers[next++]);
+    weights = static_cast<const float *>(buffers[next++]);
     auto optional = [&](int64_t has) { return has ? static_cast<const float *>(buffers[next++]) : nullptr; };
-    Epilogue e;
     e.bias = optional(d.has_bias);
-    const float *scale = optional(d.has_scale), *shift = optional(d.has_shift);
+    scale = optional(d.has_scale);
+    shift = optional(d.has_shift);
     e.residual = optional(d.has_residual);
     e.residual_stride = d.residual_stride;
     e.activation = d.activation;
     e.alpha = number(d.alpha);
     e.beta = number(d.beta);
-    auto *out = static_cast<float *>(buffers[next]);
+    out = static_cast<float *>(buffers[next]);
 
-    const Kernels &k = kernels();
-    const bool prepare = scale || shift || d.prologue_relu;
-    const int64_t pixels = d.images * d.out_height * d.out_width, taps = d.kernel_height * d.kernel_width;
-    const int64_t most = (pixels + d.row_blocks - 1) / d.row_blocks + MOST_TILE_ROWS, panel = taps * d.channels * PANEL;
-    // Blocks of rows end with a tile where that moves their ends by little: tiles of all rows are the fastest.
-    const int64_t height = pixels >= 2 * k.wide.rows * d.row_blocks ? k.wide.rows : 1;
-    auto start_of = [&](int64_t block) {
-        return block == d.row_blocks ? pixels : (pixels * block / d.row_blocks + height / 2) / height * height;
-    };
-    // What passes by a block of rows together.
-    const int64_t span = std::max(PANEL, k.wide.width), spans = (d.columns + span - 1) / span;
-    // Rows a power of two apart would share few sets of the first-level cache.
-    const int64_t prepared_stride = d.channels + PANEL;
-    auto *rows = reinterpret_cast<const float **>(scratch);
-    auto *zeros = reinterpret_cast<float *>(scratch + (most * taps * sizeof(float *) + 63) / 64 * 64);
-    float *sums = zeros + (d.channels + PANEL - 1) / PANEL * PANEL;
-    float *prepared = sums + most * SPAN;
-    std::memset(zeros, 0, size_t(d.channels) * sizeof(float));
+    pixels = d.images * d.out_height * d.out_width;
+    taps = d.kernel_height * (d.joined ? 1 : d.kernel_width);
+    depth = d.channels * (d.joined ? d.kernel_width : 1);
+    span = std::max(PANEL, k.wide.width);
+    spans = (d.columns + span - 1) / span;
+    const int64_t most = (pixels + d.row_blocks - 1) / d.row_blocks + MOST_TILE_ROWS;
+    rows = reinterpret_cast<const float **>(scratch);
+    zeros = reinterpret_cast<float *>(scratch + (most * taps * sizeof(float *) + 63) / 64 * 64);
+    sums = zeros + (depth + PANEL - 1) / PANEL * PANEL;
+    prepared = sums + most * SPAN;
+    std::memset(zeros, 0, size_t(depth) * sizeof(float));
+}
 
+// Addresses of the input pixels, after the prologue where there is one.
+void Product::prepare(int64_t from, int64_t count) {
+    if (d.joined)
+        gather_joined(d, x, from, from + count, zeros, prepared, rows);
+    else
+        gather(d, x, from, from + count, zeros, rows);
+    if (scale || shift || d.prologue_relu) {
+        // Rows a power of two apart would share few sets of the first-level cache.
+        const int64_t stride = d.channels + PANEL;
+        k.prologue(rows, count, d.channels, scale, shift, d.prologue_relu != 0, prepared, stride);
+        for (int64_t i = 0; i < count; ++i) rows[i] = prepared + i * stride;
+    }
+    first_row = from;
+}
+
+void Product::run(int64_t from, int64_t count, int64_t begin, int64_t end) {
+    if (count == 0) return;
+    if (from != first_row) prepare(from, count);
     // A chunk is some taps, or a part of one.
-    const int64_t parts = (d.channels + d.chunk - 1) / d.chunk, part = (d.channels + parts - 1) / parts;
-    const int64_t together = parts > 1 ? 1 : std::max<int64_t>(1, d.chunk / d.channels);
-    int64_t last_block = -1;
-    for (int64_t task = begin; task < end; ++task) {
-        const int64_t block = task / d.column_blocks, which = task % d.column_blocks;
-        const int64_t from = start_of(block), count = start_of(block + 1) - from;
-        if (count == 0) continue;
-        if (block != last_block) {
-            gather(d, x, from, from + count, zeros, rows);
-            if (prepare) {
-                k.prologue(rows, count, d.channels, scale, shift, d.prologue_relu != 0, prepared, prepared_stride);
-                for (int64_t i = 0; i < count; ++i) rows[i] = prepared + i * prepared_stride;
-            }
-            last_block = block;
-        }
-        for (int64_t s = spans * which / d.column_blocks; s < spans * (which + 1) / d.column_blocks; ++s) {
-            const int64_t column = s * span, width = std::min(span, d.columns - column);
-            const float *b = weights + column / PANEL * panel;
-            for (int64_t tap = 0; tap < taps; tap += together) {
-                for (int64_t first = 0; first < d.channels; first += part) {
-                    Tile t;
-                    t.a_step = count;
-                    t.first = first;
-                    t.taps = std::min(together, taps - tap);
-                    t.k = std::min(part, d.channels - first);
-                    t.epilogue = &e;
-                    t.out = out;
-                    t.out_stride = d.out_stride;
-                    const bool finishing = tap + together >= taps && first + part >= d.channels;
-                    // Weights come from far: the first two tiles of a chunk fetch a panel each of the chunk that follows.
-                    const float *now = b + (tap * d.channels + first) * PANEL;
-                    const float *next_chunk = !finishing ? now + t.taps * t.k * PANEL
-                                              : s + 1 < spans * (which + 1) / d.column_blocks ? b + span / PANEL * panel : now;
-                    for (int64_t c = 0; c < width;) {
-                        const Tiles &tiles = width - c > k.narrow.width ? k.wide : k.narrow;
-                        t.b = now + c;
-                        t.panel = panel;
-                        t.column = column + c;
-                        t.columns = width - c;
-                        for (int64_t i = 0, n, turn = 0; i < count; i += n, ++turn) {
-                            n = next_rows(count - i, tiles.rows);
-                            t.a = rows + tap * count + i;
-                            t.row = from + i;
-                            t.ahead = turn == 0 ? next_chunk : turn == 1 && tiles.width > PANEL ? next_chunk + panel : now;
-                            float *sum = sums + i * SPAN + c;
-                            t.start = tap + first > 0 ? sum : nullptr;
-                            t.partial = finishing ? nullptr : sum;
-                            tiles.by_rows[n](t);
-                        }
-                        c += tiles.width;
+    const int64_t parts = (depth + d.chunk - 1) / d.chunk, part = (depth + parts - 1) / parts;
+    const int64_t together = parts > 1 ? 1 : std::max<int64_t>(1, d.chunk / depth), panel = taps * depth * PANEL;
+    for (int64_t s = begin; s < end; ++s) {
+        const int64_t column = s * span, width = std::min(span, d.columns - column);
+        const float *b = weights + column / PANEL * panel;
+        for (int64_t tap = 0; tap < taps; tap += together) {
+            for (int64_t first = 0; first < depth; first += part) {
+                Tile t;
+                t.a_step = count;
+                t.first = first;
+                t.taps = std::min(together, taps - tap);
+                t.k = std::min(part, depth - first);
+                t.epilogue = &e;
+                t.out = out;
+                t.out_stride = d.out_stride;
+                const bool finishing = tap + together >= taps && first + part >= depth;
+                // Weights come from far: the first two tiles of a chunk fetch a panel each of the chunk that follows.
+                const float *now = b + (tap * depth + first) * PANEL;
+                const float *next_chunk = !finishing ? now + t.taps * t.k * PANEL : s + 1 < end ? b + span / PANEL * panel : now;
+                for (int64_t c = 0; c < width;) {
+                    const Tiles &tiles = width - c > k.narrow.width ? k.wide : k.narrow;
+                    t.b = now + c;
+                    t.panel = panel;
+                    t.column = column + c;
+                    t.columns = width - c;
+                    for (int64_t i = 0, n, turn = 0; i < count; i += n, ++turn) {
+                        n = next_rows(count - i, tiles.rows);
+                        t.a = rows + tap * count + i;
+                        t.row = from + i;
+                        t.ahead = turn == 0 ? next_chunk : turn == 1 && tiles.width > PANEL ? next_chunk + panel : now;
+                        float *sum = sums + i * SPAN + c;
+                        t.start = tap + first > 0 ? sum : nullptr;
+                        t.partial = finishing ? nullptr : sum;
+                        tiles.by_rows[n](t);
                     }
+                    c += tiles.width;
                 }
             }
         }
     }
+}
+
+}  // namespace
+
+// Convolution or product with packed weights, as ProductDims says. Buffers: input [pixels][in_stride], packed weights
+// [columns / PANEL][taps][channels][PANEL], then where has_... says so bias, scale, shift, residual; then the output.
+// Scratch, with P the most pixels of a task (its share, and MOST_TILE_ROWS): addresses, P * taps; a row of zeros;
+// partial sums, P * SPAN; with a prologue, P rows; with joined taps, those that cross an edge.
+void product(void **buffers, const int64_t *dims, uint8_t *scratch, int64_t begin, int64_t end) {
+    Product p(buffers, dims, scratch);
+    // Blocks of rows end with a tile where that moves their ends by little: tiles of all rows are the fastest.
+    const int64_t blocks = p.d.row_blocks, height = p.pixels >= 2 * p.k.wide.rows * blocks ? p.k.wide.rows : 1;
+    auto start_of = [&](int64_t block) {
+        return block == blocks ? p.pixels : (p.pixels * block / blocks + height / 2) / height * height;
+    };
+    for (int64_t task = begin; task < end; ++task) {
+        const int64_t block = task / p.d.column_blocks, which = task % p.d.column_blocks, from = start_of(block);
+        p.run(from, start_of(block + 1) - from, p.spans * which / p.d.column_blocks, p.spans * (which + 1) / p.d.column_blocks);
+    }
+}
+
+// The same, where a task is a pixel of the output: at most a block's share of them in a call.
+void product_pixels(void **buffers, const int64_t *dims, uint8_t *scratch, int64_t begin, int64_t end) {
+    Product p(buffers, dims, scratch);
+    p.run(begin, end - begin, 0, p.spans);
 }
 
 // Products of few rows with weights that are read once, where they lie: (columns, channels), row-major. dims: rows, columns,

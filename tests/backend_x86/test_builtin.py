@@ -10,6 +10,7 @@ import pytest
 from backend_x86.harness import Net, backend, check, conv_attrs, longest, lower, pack, propose_own, run_plan
 from nnaccel_backend_x86 import builtin
 from nnaccel_backend_x86.builtin import BuiltinCall, row_stride
+from nnaccel_backend_x86.products import ProductDims
 from nnaccel_core.errors import NnaccelError, ToolchainError
 from nnaccel_core.ir import Node, TensorType, Value
 from nnaccel_core.options import Options
@@ -112,6 +113,21 @@ def test_window_convolution(window: dict[str, int], channels: int) -> None:
     y = convolution(net, 2, channels, 19, 11, 8, **window)
     y = net.op("relu", net.op("add", net.input(*y.shape, layout=IMAGE), y, layout=IMAGE), layout=IMAGE)
     check(B, net, longest(propose_own(B, net, y, kernel="product")))
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4, 8])
+@pytest.mark.parametrize("height,width", [(5, 2), (1, 40), (9, 23)])
+@pytest.mark.parametrize("kernel,stride,pad", [(3, 1, 5), (3, 2, 0), (11, 4, 5), (2, 3, 1), (5, 1, 2)])
+def test_rows_of_windows_of_few_channels(channels: int, height: int, width: int, kernel: int, stride: int, pad: int) -> None:
+    """A row of a window is one tap; those that cross an edge, on both sides even, or lie beyond it are copied."""
+    if min(height, width) + 2 * pad < kernel:
+        pytest.skip("the window is larger than the padded image")
+    net = Net()
+    y = net.op("relu", convolution(net, 2, channels, 20, height, width, kernel=kernel, stride=stride, pad=pad), layout=IMAGE)
+    c = longest(propose_own(B, net, y, kernel="product"))
+    assert ProductDims(*c.impl.dims).joined and not c.strided_in[0]
+    for threads in (1, 2):
+        check(B, net, c, threads)
 
 
 def test_asymmetric_padding_and_lines() -> None:

@@ -19,8 +19,8 @@ from nnaccel_core.testing.conformance import compile_graph
 def net() -> Graph:
     b = Builder()
     x = b.input(sym("n"), 2, 6, 6)
-    y = b("tanh", b("exp", b("conv", x, b.param(3, 2, 3, 3), **CONV)))
-    return b.done(b("sqrt", b("exp", b("tanh", b("conv", y, b.param(3, 3, 3, 3), **CONV)))))
+    y = b("tanh", b("exp", b("conv", x, b.param(16, 2, 3, 3), **CONV)))
+    return b.done(b("sqrt", b("exp", b("tanh", b("conv", y, b.param(16, 16, 3, 3), **CONV)))))
 
 
 class Watched(WrongBackend):

@@ -13,11 +13,12 @@ import pytest
 import nnaccel_core
 from core.graphs import Builder
 from nnaccel_core.api import Captured
-from nnaccel_core.driver import tuning
+from nnaccel_core.driver import trials, tuning
+from nnaccel_core.driver.segment import CompiledSegment
 from nnaccel_core.driver.session import Compiled
 from nnaccel_core.errors import UnsupportedError
 from nnaccel_core.interp import run_graph
-from nnaccel_core.ir import Env, Graph, Node, Program, Segment
+from nnaccel_core.ir import Env, Graph, Node, Program, Segment, sym
 from nnaccel_core.ops.registry import lookup
 from nnaccel_core.options import Options
 from nnaccel_core.select.candidate import Candidate
@@ -221,6 +222,114 @@ def test_networks_of_torch_stay_right() -> None:
     net.eval()
     with torch.no_grad():
         torch.testing.assert_close(fast(x), net(x), rtol=1e-4, atol=1e-4)
+
+
+#: Seconds that a batch of so many samples takes in `Paced`.
+PACE: dict[int, float] = {}
+
+
+class Paced(Sleepy):
+    """One way to run a layer, whose time depends on how many samples it gets; the rule has slices of 2."""
+
+    name = "paced"
+    sizes: list[int] = []
+
+    def candidates(
+        self, graph: Graph, env: Env, options: Options, only: Collection[frozenset[Node]] | None = None
+    ) -> list[Candidate]:
+        return [Candidate((n,), n.inputs, n.outputs, 1e-9, "only", self._paced(n), self.name) for n in graph.nodes]
+
+    def largest_slice(self, layers: Any) -> int | None:
+        return 2
+
+    @classmethod
+    def _paced(cls, node: Node) -> Callable[[Sequence[Any]], list[Any]]:
+        def run(arrays: Sequence[Any]) -> list[Any]:
+            cls.sizes.append(len(arrays[0]))
+            time.sleep(PACE[len(arrays[0])])
+            return list(lookup(node.op).ref(list(arrays), node.attrs))
+
+        return run
+
+
+def sliced_in(autotune: bool | float, seconds: dict[int, float], monkeypatch: pytest.MonkeyPatch, **options: Any) -> list[int]:
+    """The sizes of slices that a batch of 8 runs in, where n samples take ``seconds[n]``."""
+    for n, s in seconds.items():
+        monkeypatch.setitem(PACE, n, s)
+    b = Builder()
+    graph = b.done(b("relu", b.input(sym("n"), 16)))
+    machine = Paced.probe()
+    assert machine is not None
+    program = Program(("x0",), (Segment(graph, ("x0",), ("y",)),), ("y",))
+    tuned = Options(dfp=False, autotune=autotune, **options)
+    c = Compiled(Captured(program, {}), Paced(machine, "interp"), NumpyBridge(), tuned)
+    x = np.random.default_rng(0).standard_normal((8, 16)).astype(np.float32)
+    c([x])
+    Paced.sizes = []
+    np.testing.assert_array_equal(c([x])[0], np.maximum(x, 0))
+    return Paced.sizes
+
+
+#: Slices of 2 are best.
+BEST_BY_TWO = {1: 1.5e-3, 2: 2e-3, 4: 4.6e-3, 8: 1e-2}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "sizes"),
+    [
+        (BEST_BY_TWO, [2] * 4),
+        ({**BEST_BY_TWO, 4: 1e-3}, [4] * 2),
+        ({**BEST_BY_TWO, 4: 3e-3, 8: 1e-3}, [8]),
+        ({**BEST_BY_TWO, 8: 1e-3}, [8]),
+        ({**BEST_BY_TWO, 1: 1e-4}, [1] * 8),
+    ],
+)
+def test_slices_are_those_that_were_fastest(
+    seconds: dict[int, float], sizes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert sliced_in(False, seconds, monkeypatch) == [2] * 4
+    assert sliced_in(True, seconds, monkeypatch) == sizes
+
+
+def test_a_later_process_repeats_the_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert sliced_in(True, {**BEST_BY_TWO, 8: 1e-3}, monkeypatch) == [8]
+    monkeypatch.setattr(tuning, "race", None)
+    assert sliced_in(True, BEST_BY_TWO, monkeypatch) == [8]
+
+
+def test_slices_that_the_user_chose_are_not_tuned(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert sliced_in(True, {**BEST_BY_TWO, 8: 1e-3}, monkeypatch, slicing=4) == [4] * 2
+    assert sliced_in(True, {**BEST_BY_TWO, 1: 1e-4}, monkeypatch, slicing=False) == [8]
+
+
+def test_larger_slices_need_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trials, "_free_memory", lambda: -1)
+    assert sliced_in(True, {**BEST_BY_TWO, 4: 1e-3, 8: 1e-3}, monkeypatch) == [2] * 4
+
+
+def test_no_time_keeps_the_slices_of_the_rule(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert sliced_in(1e-9, {**BEST_BY_TWO, 8: 1e-4}, monkeypatch) == [2] * 4
+
+
+def test_slices_that_win_once_only_do_not_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The winner races the rule's size once more."""
+    results = iter([(1.0, 2.0), (2.0, 1.0), (2.0, 1.0)])
+    monkeypatch.setattr(tuning, "race", lambda *a, **k: next(results))
+    assert sliced_in(True, BEST_BY_TWO, monkeypatch) == [2] * 4
+    assert next(results, None) is None
+
+
+def test_trials_of_slices_leave_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    left: list[list[int]] = []
+    done = CompiledSegment.forget_plans
+
+    def forget_plans(segment: CompiledSegment, options: Options) -> None:
+        done(segment, options)
+        left.append([dict(b.env)["n"] for b in segment.wholes()])
+
+    monkeypatch.setattr(CompiledSegment, "forget_plans", forget_plans)
+    sliced_in(True, BEST_BY_TWO, monkeypatch)
+    assert left == [[]]
 
 
 def test_replaced_candidates_share_nothing_but_what_runs() -> None:

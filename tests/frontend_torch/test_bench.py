@@ -66,6 +66,24 @@ def test_a_failing_network_is_reported(folder, capsys):
     assert "unknown peers tensorrt; known: eager" in capsys.readouterr().err
 
 
+def test_several_runs_give_an_interval(folder, capsys):
+    out = folder / "runs.jsonl"
+    args = ["--nets", "bench_user_net:net", "--batch", "2", "--calls", "4", "--runs", "3", "--peers", "eager", "--json", str(out)]
+    assert command.main(args) == 0
+    for r in runner.read_records(out):
+        assert len(r.run_ms) == 3 and r.ms == sorted(r.run_ms)[1] and r.calls >= 12
+    assert "over the best peer, batch 2: geometric mean" in capsys.readouterr().out
+    base = {"device": "cpu", "dtype": "float32", "mode": "predict", "threads": 2}
+    records = [
+        Record("a", 1, impl="eager", ms=8.0, run_ms=[8.0, 7.0, 9.0], **base),
+        Record("a", 1, impl="openvino", ms=6.0, run_ms=[6.0, 8.0, 5.0], **base),
+        Record("a", 1, impl="nnaccel", ms=4.0, run_ms=[4.0, 4.0, 5.0], **base),
+    ]
+    assert str(report.over_best(records)["a", 1]) == "1.50 [1.00, 1.75]"
+    assert "| 1.50 [1.00, 1.75] |" in report.markdown(records)
+    assert "batch 1: geometric mean 1.50, least 1.50 [1.00, 1.75] (a)" in report.markdown(records)
+
+
 def test_turns_by_duration():
     s = Settings(threads=2)
     assert turns(s, [1.0, 20.0]) == (6, 2)

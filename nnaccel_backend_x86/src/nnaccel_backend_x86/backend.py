@@ -19,6 +19,7 @@ from nnaccel_backend_x86.onednn import DST, SRC, PrimitiveCall, pack_primitive
 from nnaccel_backend_x86.pooling import pool_gradients
 from nnaccel_backend_x86.products import Products, concats
 from nnaccel_backend_x86.recurrent import recurrences
+from nnaccel_backend_x86.reorders import reorders
 from nnaccel_backend_x86.scope import Scope
 from nnaccel_backend_x86.weights_gradient import WeightsGradient
 from nnaccel_backend_x86.winograd import Winograd
@@ -40,6 +41,7 @@ class X86Backend(Backend):
 
     name: ClassVar[str] = "x86"
     devices: ClassVar[tuple[str, ...]] = ("cpu",)
+    chains: ClassVar[bool] = True
     widened: ClassVar[frozenset[str]] = frozenset({"float16", "bfloat16"})
     autotune: ClassVar[str] = "driver"
 
@@ -94,7 +96,8 @@ class X86Backend(Backend):
         found += Backward(scope).propose(only) + WeightsGradient(scope).propose(only)
         if not strict:
             found += Winograd(scope).propose(only) + WinogradGradient(scope).propose(only)
-        return found + concats(scope, only) + recurrences(scope, only) + pool_gradients(scope, only)
+        found += concats(scope, only) + reorders(scope, only)
+        return found + recurrences(scope, only) + pool_gradients(scope, only)
 
     def choices_key(self) -> str:
         stat = os.stat(native.library()._name)

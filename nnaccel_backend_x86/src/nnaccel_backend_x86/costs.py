@@ -27,6 +27,8 @@ CACHE_SPEEDUP = 4.0
 PLAIN = ((1, 0.25), (2, 0.15), (4, 0.26), (8, 0.38), (16, 0.5), (64, 0.57), (math.inf, 0.68))
 PACKED = ((1, 0.25), (2, 0.44), (4, 0.55), (8, 0.6), (math.inf, 0.7))
 
+#: Terms' worth of work that a sum costs in oneDNN's convolutions of at most 4 channels.
+FIRST_LAYER_START = 27.0
 #: Our own products: fraction of peak; channels' worth of work that the start and end of a tile cost; what a window, and a last
 #: panel of at most 8 columns, leave of it; channels' worth of a tap. On the scale of oneDNN's figures above, which are lower than
 #: what both reach on one undisturbed core: 92 to 98 of 101 GFLOP/s from 256 channels on. Ours has 0.86 of oneDNN's speed at 32
@@ -64,7 +66,8 @@ def conv_seconds(machine: Machine, impl: str, x: Shape, w: Shape, out: Shape, gr
         window = math.prod(w[2:])
         efficiency = (0.68 if window == 1 else 0.74) * _fill(w[0] // groups, 8)
         reduced = w[1] * window
-        efficiency *= reduced / (reduced + 6.0)  # short sums spend their time on loads and stores of accumulators
+        # Short sums spend their time on loads and stores of accumulators; first layers write each block of channels by itself.
+        efficiency *= reduced / (reduced + (FIRST_LAYER_START if w[1] <= 4 else 6.0))
     nbytes = 4 * (math.prod(x) + math.prod(out) + math.prod(w)) + extra
     compute = flops / (machine.flops * BOOST * efficiency)
     memory = traffic_seconds(machine, nbytes)
@@ -124,11 +127,22 @@ def _fill(n: int, width: int) -> float:
 
 
 def own_product_seconds(
-    machine: Machine, *, pixels: int, columns: int, channels: int, taps: int, tasks: int, read: int, residual: bool, prepared: int
+    machine: Machine,
+    *,
+    pixels: int,
+    columns: int,
+    channels: int,
+    taps: int,
+    tasks: int,
+    read: int,
+    written: int,
+    residual: int,
+    prepared: int,
 ) -> float:
     """Our own product or convolution (``native/product.cpp``): ``pixels`` rows of ``taps * channels``, by ``columns``.
 
-    ``read``: bytes of the input; ``prepared``: elements that pass through the prologue, repetitions counted.
+    ``read``, ``written``, ``residual``: bytes of images, without what lies in the second-level cache; ``prepared``: elements that
+    pass through the prologue, repetitions counted.
     """
     width = machine.simd_bytes // 4
     padded = -(-columns // width) * width
@@ -137,15 +151,14 @@ def own_product_seconds(
     efficiency = OWN * reduced / (reduced + OWN_START)
     if taps > 1:
         efficiency *= OWN_WINDOW * channels / (channels + OWN_TAP)
-    if 0 < columns % 16 <= 8:
+    if 0 < columns % 16 <= 8 and width < 16:
         efficiency *= OWN_NARROW
     # Cores without a task in the last round wait.
     rounds = -(-tasks // machine.cores)
     efficiency *= tasks / (rounds * machine.cores) if tasks < 4 * machine.cores else 1.0
     compute = flops / (machine.flops * BOOST * efficiency)
     compute += prepared * PROLOGUE_ELEMENT / machine.cores
-    nbytes = read + 4 * (pixels * columns * (2 if residual else 1) + taps * channels * columns)
-    memory = traffic_seconds(machine, nbytes)
+    memory = traffic_seconds(machine, read + written + residual + 4 * taps * channels * columns)
     return (OWN_LAUNCH if tasks > 1 else SERIAL_LAUNCH) + max(compute, memory) + 0.25 * min(compute, memory)
 
 

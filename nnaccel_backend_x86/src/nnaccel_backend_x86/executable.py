@@ -6,19 +6,20 @@ import array
 import ctypes
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from nnaccel_backend_x86 import builtin, native
 from nnaccel_backend_x86.builtin import BuiltinCall
+from nnaccel_backend_x86.chain import chain_call, member
 from nnaccel_backend_x86.onednn import Eltwise, PrimitiveCall, sizes
 from nnaccel_core.api import Executable
 from nnaccel_core.errors import NnaccelError
 from nnaccel_core.ir import numpy_dtype
 from nnaccel_core.ops.registry import lookup
-from nnaccel_core.plan import SPACES, BufferRef, HostStep, KernelStep, LibraryStep, Plan
+from nnaccel_core.plan import SPACES, BufferRef, ChainStep, HostStep, KernelStep, LibraryStep, Plan
 
 #: Kernels estimated to take less than this in all run on the calling thread: waking others takes longer.
 SERIAL_SECONDS = 2e-6
@@ -76,6 +77,8 @@ class X86Executable(Executable):
         for step in plan.steps:
             if isinstance(step, KernelStep):
                 self._add_kernel(step, compiled[id(step.source)])
+            elif isinstance(step, ChainStep):
+                self._add_chain(step, compiled)
             elif isinstance(step, LibraryStep) and isinstance(step.candidate.impl, BuiltinCall):
                 self._add_builtin(step, step.candidate.impl)
             elif isinstance(step, LibraryStep):
@@ -104,6 +107,16 @@ class X86Executable(Executable):
         status = self._library.nnx_plan_add_kernel(
             self._handle, builtin.address(call.name), len(call.buffers), _refs(call.buffers), len(dims), dims.buffer_info()[0],
             call.tasks, call.scratch, 0.0 < step.candidate.seconds < SERIAL_SECONDS, step.origin.encode(),
+        )  # fmt: skip
+        native.check(status, step.origin)
+
+    def _add_chain(self, step: ChainStep, compiled: Mapping[int, int]) -> None:
+        members = [member(m, step.images, compiled[id(m.source)] if isinstance(m, KernelStep) else 0) for m in step.members]
+        call = chain_call(step, members)
+        dims = array.array("q", call.dims)
+        status = self._library.nnx_plan_add_kernel(
+            self._handle, builtin.address(call.name), len(call.buffers), _refs(call.buffers), len(dims), dims.buffer_info()[0],
+            call.tasks, call.scratch, False, step.origin.encode(),
         )  # fmt: skip
         native.check(status, step.origin)
 
@@ -161,7 +174,7 @@ class X86Executable(Executable):
         return bool(found)
 
     def _drops_nan(self) -> bool:
-        calls = [s.candidate.impl for s in self._plan.steps if isinstance(s, LibraryStep)]
+        calls = [s.candidate.impl for s in self._plan.single() if isinstance(s, LibraryStep)]
         posts = [p for c in calls if isinstance(c, PrimitiveCall) for p in c.primitive.post]
         return any(isinstance(p, Eltwise) and p.drops_nan for p in posts)
 
@@ -171,7 +184,7 @@ class X86Executable(Executable):
             return {"input": (), "prepared": ()}
         packed = {
             ref.index
-            for s in self._plan.steps
+            for s in self._plan.single()
             if isinstance(s, LibraryStep)
             for v, ref in zip(s.candidate.inputs, s.inputs, strict=True)
             if any(p.value is v for p in s.candidate.packs)

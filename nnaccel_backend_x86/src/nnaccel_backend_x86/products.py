@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from nnaccel_backend_x86 import costs
 from nnaccel_backend_x86.builtin import BoundCall, BuiltinCall, row_stride
@@ -19,7 +19,8 @@ from nnaccel_backend_x86.scope import Scope
 from nnaccel_core.api import Machine
 from nnaccel_core.ir import Node, Value, identity
 from nnaccel_core.plan import BufferRef, LibraryStep
-from nnaccel_core.select.candidate import Candidate
+from nnaccel_core.select.candidate import ByRows, Candidate
+from nnaccel_core.select.schedule import Window
 
 #: What a library or we compute as products, with an epilogue.
 PRODUCTS = ("conv", "conv_backward_data", "matmul")
@@ -33,6 +34,8 @@ WHOLE_ROWS = 2
 SUM_CHUNK = 256
 #: ``SPAN`` and ``MOST_TILE_ROWS`` of ``native/product.cpp``.
 SPAN, MOST_TILE_ROWS = 2 * PANEL, 14
+#: Up to this many channels, a row of a window is one tap: its pixels lie side by side.
+FEW_CHANNELS = 8
 #: A task of fewer rows reads its weights for too little arithmetic.
 SHORT_BLOCK = 24
 
@@ -81,6 +84,7 @@ class ProductDims:
     activation: int = 0
     alpha: int = 0
     beta: int = 0
+    joined: int = 0
 
     def numbers(self) -> tuple[int, ...]:
         """All of them, in order."""
@@ -92,13 +96,21 @@ class ProductDims:
 
     @property
     def taps(self) -> int:
-        return self.kernel_height * self.kernel_width
+        return self.kernel_height * (1 if self.joined else self.kernel_width)
+
+    @property
+    def depth(self) -> int:
+        """Terms of a tap."""
+        return self.channels * (self.kernel_width if self.joined else 1)
 
     def scratch(self) -> int:
         """Bytes a thread needs: see the kernel's comment."""
         most = -(-self.pixels // self.row_blocks) + MOST_TILE_ROWS
-        zeros = -(-self.channels // PANEL) * PANEL
+        zeros = -(-self.depth // PANEL) * PANEL
         prepared = most * (self.channels + PANEL) if self.has_scale or self.has_shift or self.prologue_relu else 0
+        if self.joined:
+            across = -(-self.kernel_width // self.stride_x)
+            prepared = min(most, (most // self.out_width + 2) * 2 * across) * self.taps * self.depth
         return -(-most * self.taps * 8 // 64) * 64 + 4 * (zeros + most * SPAN + prepared)
 
 
@@ -279,6 +291,7 @@ class Products:
         dims = ProductDims(
             *(c.images, *c.size, c.channels, *c.out, c.columns),
             *(*c.window, *c.stride, *c.dilation, *c.pad),
+            joined=int(c.channels <= FEW_CHANNELS and c.window[1] > 1 and c.dilation[1] == 1),
         )
         prologues = self._prologues(node.inputs[0]) if c.taps == 1 and not c.padded else [Prologue((), node.inputs[0])]
         bias = node.inputs[2] if len(node.inputs) == 3 else None
@@ -311,7 +324,7 @@ class Products:
     ) -> Candidate:
         w = node.inputs[1]
         has_prologue = bool(p.nodes)
-        row_blocks, column_blocks = blocks(self.machine, d.pixels, d.columns, d.channels, d.taps, has_prologue)
+        row_blocks, column_blocks = blocks(self.machine, d.pixels, d.columns, d.depth, d.taps, has_prologue)
         number, alpha, beta = f.activation
         inputs = [p.source, w, *(v for v in (bias, p.scale, p.shift, f.residual) if v is not None)]
         dims = ProductDims(
@@ -327,28 +340,37 @@ class Products:
             activation=number,
             alpha=float_bits(alpha),
             beta=float_bits(beta),
+            joined=d.joined,
+            in_stride=d.channels,
         )
         rows = {0: IN_STRIDE, len(inputs): OUT_STRIDE}
+        if d.joined:
+            del rows[0]
         if f.residual is not None:
             rows[len(inputs) - 1] = RESIDUAL_STRIDE
         call = BuiltinCall("product", dims.numbers(), row_blocks * column_blocks, dims.scratch(), rows)
         nodes = (*p.nodes, node, *f.nodes)
         strided = tuple(i in rows for i in range(len(inputs)))
+
+        def seconds(kept: Collection[Value], repeated: int) -> float:
+            return costs.own_product_seconds(
+                self.machine,
+                pixels=d.pixels,
+                columns=d.columns,
+                channels=d.depth,
+                taps=d.taps,
+                tasks=row_blocks * column_blocks,
+                read=0 if p.source in kept else 4 * math.prod(sizes(self.static(p.source))),
+                written=0 if f.output in kept else 4 * d.pixels * d.columns,
+                residual=0 if f.residual is None or f.residual in kept else 4 * d.pixels * d.columns,
+                prepared=d.pixels * d.channels * repeated if has_prologue else 0,
+            )
+
         return Candidate(
             nodes=nodes,
             inputs=tuple(inputs),
             outputs=(f.output,),
-            seconds=costs.own_product_seconds(
-                self.machine,
-                pixels=d.pixels,
-                columns=d.columns,
-                channels=d.channels,
-                taps=d.taps,
-                tasks=row_blocks * column_blocks,
-                read=4 * math.prod(sizes(self.static(p.source))),
-                residual=f.residual is not None,
-                prepared=d.pixels * d.channels * min(column_blocks, self.machine.cores) if has_prologue else 0,
-            ),
+            seconds=seconds((), min(column_blocks, self.machine.cores)),
             reason=f"own product {' + '.join(n.op for n in nodes)}, {row_blocks} x {column_blocks} tasks",
             impl=call,
             proposer="x86",
@@ -356,7 +378,25 @@ class Products:
             strided_out=(True,),
             packs=(panels_pack(w, packed),),
             inplace=((0, len(inputs) - 1),) if f.residual is not None else (),
+            by_rows=self._by_rows(dims, inputs, f, call, lambda kept: seconds(kept, 1)) if d.out_height > 1 else None,
         )
+
+    def _by_rows(
+        self, d: ProductDims, inputs: Sequence[Value], f: Finish, call: BuiltinCall, seconds: Callable[[Collection[Value]], float]
+    ) -> ByRows:
+        """The same by rows of images; a task is a pixel."""
+        windows: list[Window | None] = [None] * len(inputs)
+        windows[0] = Window(d.stride_y, -d.pad_y, d.dilation_y * (d.kernel_height - 1) - d.pad_y)
+        if f.residual is not None:
+            windows[-1] = Window()
+
+        def made(rows: int) -> BuiltinCall:
+            # A block's share of the pixels is what a call may compute at most.
+            sized = replace(d, row_blocks=max(1, d.pixels // (rows * d.out_width)), column_blocks=1)
+            return BuiltinCall("product_pixels", sized.numbers(), d.pixels, sized.scratch(), call.rows)
+
+        weights = 4 * d.taps * d.depth * d.columns
+        return ByRows(tuple(windows), d.out_width, weights, lambda kept: seconds(kept) - costs.OWN_LAUNCH, made)
 
     def _few_rows(self, node: Node, f: Finish, bias: Value | None, m: int, n: int, k: int) -> Candidate:
         """Few rows: weights come from memory once and no copy of them is made."""

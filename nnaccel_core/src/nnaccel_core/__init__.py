@@ -11,6 +11,7 @@ from nnaccel_core.errors import (
     NnaccelError,
     OutOfMemoryError,
     PluginError,
+    ReleasedError,
     ShapeError,
     ToolchainError,
     UnsupportedError,
@@ -22,5 +23,6 @@ __version__ = "0.1.0"
 
 __all__ = [
     "DeviceError", "Explanation", "GuardError", "InputError", "MismatchError", "NnaccelError", "Options", "OutOfMemoryError",
-    "PluginError", "ShapeError", "ToolchainError", "UnsupportedError", "VerifyError", "__version__", "explain", "optimize",
+    "PluginError", "ReleasedError", "ShapeError", "ToolchainError", "UnsupportedError", "VerifyError", "__version__", "explain",
+    "optimize",
 ]  # fmt: skip

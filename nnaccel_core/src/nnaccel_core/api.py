@@ -96,6 +96,7 @@ class Captured:
         reason: how it was captured and what was refused on the way, for explain().
         tracked: those parameters that the framework can take gradients of, to functions that return the tensor on its tape.
         detached: names of program outputs that nobody takes gradients of (values that only update a buffer).
+        outside: names of parameters that are also read beside the segments: by foreign calls, or as results.
     """
 
     program: Program
@@ -103,6 +104,7 @@ class Captured:
     reason: str = ""
     tracked: Mapping[str, Callable[[], Any]] = field(default_factory=dict)
     detached: Collection[str] = ()
+    outside: Collection[str] = ()
 
 
 class Bridge(abc.ABC):
@@ -254,6 +256,8 @@ class Backend(abc.ABC):
     derives_live: ClassVar[bool] = False
     #: Runs with the same addresses as an earlier one cost less: training passes get memory at addresses that come again.
     replays: ClassVar[bool] = False
+    #: `build` takes `ChainStep`: layers that run one after the other on a few rows of images at a time.
+    chains: ClassVar[bool] = False
     #: Of ``"float16"`` and ``"bfloat16"``: types that it has no fast products of. Where a framework would lower the precision of
     #: a float32 network to these to gain time (autocast), such products are computed in float32 instead.
     widened: ClassVar[frozenset[str]] = frozenset()
@@ -394,6 +398,8 @@ class Frontend(abc.ABC):
 
     api: ClassVar[int] = API
     name: ClassVar[str]
+    #: Whether its optimized objects obey `Options.release_parameters`.
+    releases: ClassVar[bool] = False
 
     @classmethod
     @abc.abstractmethod

@@ -31,6 +31,10 @@ class ToolchainError(NnaccelError):
     """A compiler or library that is missing or failed; carries the command that mends it."""
 
 
+class ReleasedError(NnaccelError):
+    """Something needs the values of a parameter whose memory was given back (``release_parameters=True``)."""
+
+
 class InputError(NnaccelError, ValueError):
     """A call whose arguments do not fit the network."""
 

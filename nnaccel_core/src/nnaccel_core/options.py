@@ -18,7 +18,8 @@ class Options:
         dfp: False runs every layer of a depth-first group as a kernel of its own, to measure what DFP gains.
         numerics: ``"fast"`` may reorder sums and use Winograd; ``"strict"`` may not. Both keep NaN and infinity of inputs and
             parameters; ``"strict"`` also NaN that arises inside the network where finite values overflow (`Executable.exact`).
-        autotune: choose between candidates by measurement; a number: trials begin for at most so many seconds for each size.
+        autotune: choose between candidates by measurement; a number: trials begin for at most so many seconds for each size, and
+            trials of slices for a quarter of that beside it.
         verify: compare the first `VERIFIED_CALLS` calls of each program with the framework's own result.
         slicing: run large batches some samples at a time, where samples do not meet; less memory, fewer plans. A number: at most
             that many; True leaves it to the device, False runs batches whole.
@@ -30,6 +31,8 @@ class Options:
         tf32: operators (``"conv"``, ``"matmul"``) that may round float32 operands to TF32; set from `Bridge.precision`.
         live: parameters change at every call (set for training), so that packing them counts.
         train: give a network that can be trained, where the framework has no training of its own (ONNX files).
+        release_parameters: for prediction alone: give back the memory of parameters that plans read in packed or derived forms
+            only.
     """
 
     dfp: bool = True
@@ -42,6 +45,7 @@ class Options:
     tf32: tuple[str, ...] = ()
     live: bool = False
     train: bool = False
+    release_parameters: bool = False
 
     @property
     def tuning_seconds(self) -> float | None:

@@ -11,8 +11,8 @@ import numpy as np
 from nnaccel_core.errors import VerifyError
 from nnaccel_core.interp import bind_attrs
 from nnaccel_core.ir import Env, Graph, TensorType, Value, evaluate
-from nnaccel_core.plan import BufferRef, HostStep, KernelStep, LibraryStep, Plan, Step
-from nnaccel_core.select.candidate import Pack
+from nnaccel_core.plan import BufferRef, ChainStep, HostStep, KernelStep, LibraryStep, Plan, Step
+from nnaccel_core.select.candidate import Candidate, Chain, Pack
 from nnaccel_core.select.cover import Selection, Unit
 from nnaccel_core.select.slices import Slice, Slices, find_slices, slice_strides
 
@@ -263,6 +263,8 @@ class _Placer:
             (node,) = unit.nodes
             bound = bind_attrs(node, self.env)
             return [HostStep(bound, tuple(map(self.ref, node.inputs)), tuple(map(self.ref, node.outputs)), unit.origin)]
+        if isinstance(c.impl, Chain):
+            return [self._chain(c.impl, unit)]
         if c.proposer == "core":
             return [
                 KernelStep(
@@ -277,12 +279,31 @@ class _Placer:
                 )
                 for call in c.impl.calls
             ]
-        packs = {p.value: p for p in c.packs}
-        inputs = tuple(self.prepared_ref(v, packs[v]) if v in packs else self.ref(v) for v in c.inputs)
+        inputs = self._operands(c)
         if c.gathers:
             filled = [self.slices.filled.get((id(unit), i)) for i in range(len(inputs))]
             inputs = tuple(ref if at is None else self.slice_ref(at, ref.type) for ref, at in zip(inputs, filled, strict=True))
         return [LibraryStep(c, inputs, tuple(map(self.ref, c.outputs)), extra.get(id(unit)), unit.origin)]
+
+    def _operands(self, c: Candidate) -> tuple[BufferRef, ...]:
+        packs = {p.value: p for p in c.packs}
+        return tuple(self.prepared_ref(v, packs[v]) if v in packs else self.ref(v) for v in c.inputs)
+
+    def _chain(self, chain: Chain, unit: Unit) -> ChainStep:
+        for m, v in chain.locals.items():
+            self.where[v] = ("local", m, 0)
+        members: list[KernelStep | LibraryStep] = []
+        for c in chain.members:
+            origin = next((n.origin for n in c.nodes if n.origin), c.nodes[0].op)
+            if c.proposer == "core":
+                (call,) = c.impl.calls
+                args = tuple(map(self.ref, call.args))
+                members.append(KernelStep(call.source, args, call.dims, call.tasks, call.scratch, origin, c.seconds))
+            else:
+                members.append(LibraryStep(c, self._operands(c), tuple(map(self.ref, c.outputs)), None, origin))
+        return ChainStep(
+            tuple(members), {m: self.static(v) for m, v in chain.locals.items()}, chain.images, chain.schedule, unit.origin
+        )
 
 
 def place(graph: Graph, selection: Selection, env: Env) -> Placed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Union
 
@@ -11,9 +12,11 @@ from nnaccel_core.ir import Node, TensorType
 from nnaccel_core.loopir.grammar import Kernel
 from nnaccel_core.loopir.source import KernelSource
 from nnaccel_core.select.candidate import Candidate
+from nnaccel_core.select.schedule import Schedule
 
 #: ``input``/``output``/``prepared``/``constant``: the ``index``-th of the plan's lists. ``arena``: scratch of a call.
-SPACES = ("input", "output", "prepared", "constant", "arena")
+#: ``local``: what the ``index``-th member of a `ChainStep` computes.
+SPACES = ("input", "output", "prepared", "constant", "arena", "local")
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,33 @@ class HostStep:
     origin: str = ""
 
 
-Step = Union[KernelStep, LibraryStep, HostStep]
+@dataclass(frozen=True)
+class ChainStep:
+    """Steps that run one after the other on a few rows of images at a time (`select.chains`), for backends with `Backend.chains`.
+
+    Attributes:
+        members: their tasks are those of all rows; ``schedule`` says which run when.
+        locals: intermediates by the number of the member that computes it, dense; each thread holds ``schedule.held`` rows.
+        images: of a batch; each is cut into ``schedule.strips``, which run in parallel.
+    """
+
+    members: tuple[KernelStep | LibraryStep, ...]
+    locals: Mapping[int, TensorType]
+    images: int
+    schedule: Schedule
+    origin: str = ""
+
+    def row_bytes(self, member: int) -> int:
+        """Bytes of a row of the intermediate that ``member`` computes."""
+        t = self.locals[member]
+        return int(t.nbytes) // (self.images * int(t.shape[2]))  # type: ignore[arg-type]
+
+    def held_bytes(self) -> int:
+        """Bytes of intermediates that each thread holds."""
+        return sum(self.schedule.held[m] * self.row_bytes(m) for m in self.locals)
+
+
+Step = Union[KernelStep, LibraryStep, HostStep, ChainStep]
 
 
 @dataclass(frozen=True)
@@ -96,7 +125,15 @@ class Plan:
     def kernels(self) -> tuple[Kernel | KernelSource, ...]:
         """The distinct sources of kernels, in order of first use."""
         seen: dict[int, Kernel | KernelSource] = {}
-        for s in self.steps:
+        for s in self.single():
             if isinstance(s, KernelStep):
                 seen.setdefault(id(s.source), s.source)
         return tuple(seen.values())
+
+    def single(self) -> Iterator[KernelStep | LibraryStep | HostStep]:
+        """All steps, members of chains one by one."""
+        for s in self.steps:
+            if isinstance(s, ChainStep):
+                yield from s.members
+            else:
+                yield s

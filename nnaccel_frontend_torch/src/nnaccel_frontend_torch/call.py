@@ -24,6 +24,7 @@ from nnaccel_frontend_torch.dtypes import TO_IR, dense_layout
 from nnaccel_frontend_torch.guards import STATE_CHANGED, Guard
 from nnaccel_frontend_torch.place import at, device_of
 from nnaccel_frontend_torch.refusal import Refusal
+from nnaccel_frontend_torch.released import Releasing
 from nnaccel_frontend_torch.training import on_tape
 from nnaccel_frontend_torch.verified import verified, verified_with_gradients
 
@@ -115,6 +116,8 @@ class State:
         self._untrainable = ""
         self._training = training
         self._twin: State | None = None
+        #: parameters whose memory was given back; of both modes
+        self.releasing = Releasing(user, session)
         _states.add(self)
 
     def now(self) -> State:
@@ -126,7 +129,7 @@ class State:
                 if self._twin is None:
                     session = type(self.session)(self.session.backend, self.session.bridge, self.session.options)
                     twin = State(self.user, session, not self._training)
-                    twin._twin, self._twin = self, twin
+                    twin._twin, twin.releasing, self._twin = self, self.releasing, twin
         return self._twin
 
     # --- the call -----------------------------------------------------------------------------------------------
@@ -198,13 +201,18 @@ class State:
         if grad and self._untrainable:
             return self._own(self._untrainable, args, kwargs)
         with self._lock:
+            if grad:
+                self.releasing.refuse("gradients are taken", "call the network under torch.no_grad()")
             self._settle()
             if self._dynamo is not None:
+                if self.session.options.release_parameters:
+                    self.release_parameters()
                 return self._dynamo(*args, **kwargs)
             tensors, layouts = self._dense(call.tensors)
             try:
                 entry = self._entry(call, tensors, layouts, grad)
             except Refusal as e:
+                self.releasing.refuse(f"such a call is not traced ({e})")
                 return self._try_dynamo(str(e), args, kwargs)
             except UnsupportedError as e:
                 self.refused = f"not compiled: {e}"
@@ -235,7 +243,10 @@ class State:
             key = (args[0].dtype, args[0].shape, _default_dtype(), self._precision(), lower_dtype(self.home.type))
             self._shortcuts[key] = entry
         self.compiled_calls += 1
-        return self._finish(entry, tensors, call.tensors)
+        result = self._finish(entry, tensors, call.tensors)
+        if self.session.options.release_parameters:
+            self.release_parameters()
+        return result
 
     def _trained(
         self, entry: Entry, tensors: list[torch.Tensor], call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -284,6 +295,15 @@ class State:
 
     def _settle(self) -> None:
         """Bring programs and prepared weights in line with the network as it is now."""
+        if self.releasing.tensors:
+            # What was derived from released parameters can't be derived again, so it must not be dropped either.
+            if self._training:
+                self.releasing.refuse("the network is in training mode", "call net.eval()")
+            status = self._check()
+            if status or self.dirty:
+                assert self._guard is not None
+                self.releasing.refuse(f"{self._guard.what_changed() if status else 'parameters'} changed since")
+            return
         if self._guard is None:
             self._watch()
             return
@@ -315,21 +335,23 @@ class State:
         self.session.forget()
 
     def _watch(self) -> None:
-        self._guard = Guard(self.user, skip=self._mutable)
+        gone = self.releasing.tensors
+        self._guard = Guard(self.user, skip=self._mutable | gone.keys())
         self._check = self._guard.check
-        self._params = list(self.user.parameters())
+        self._params = [p for p in self.user.parameters() if id(p) not in gone]
         self.dirty = False
 
     def _needs_grad(self, tensors: Sequence[torch.Tensor]) -> bool:
         # The list is renewed when module state changes; a replaced parameter is one.
         if self._guard is None or self._guard.state_changed():
-            params: Sequence[torch.Tensor] = list(self.user.parameters())
+            params: Sequence[torch.Tensor] = [p for p in self.user.parameters() if id(p) not in self.releasing.tensors]
         else:
             params = self._params
         return any(t.requires_grad for t in tensors) or any(p.requires_grad for p in params)
 
     def refresh(self) -> None:
         """Drop everything derived from the weights, whatever the guards say."""
+        self.releasing.refuse("what was derived from parameters is dropped")
         self.dirty = True
         if self._twin is not None:
             self._twin.dirty = True
@@ -339,6 +361,20 @@ class State:
         for state in (self, self._twin):
             if state is not None:
                 state.session.release()
+
+    def release_parameters(self) -> int:
+        """Give back the memory of parameters that all programs read in derived forms only; returns how many bytes."""
+        if self._training or self._dynamo is not None:
+            self.releasing.keep("it is in training mode; call net.eval()" if self._training else "only Dynamo captures it")
+            return 0
+        if self._guard is None or self.session.released.derived == self.releasing.seen:
+            return 0
+        with self._lock:
+            self._settle()  # what was derived from values that changed since is dropped, and its originals stay
+            freed = self.releasing.run()
+            if freed:
+                self._watch()
+        return freed
 
     # --- programs -----------------------------------------------------------------------------------------------
 
@@ -455,6 +491,7 @@ class State:
             "recaptures": sum(s.recaptures for s in both),
             "refreshes": sum(s.refreshes for s in both),
             "programs": [e.record.captured.reason for e in entries] + [p for s in both for p in s.dynamo_programs],
+            "released_bytes": self.releasing.nbytes,
             "trace_refused": next((s.trace_refusal for s in both if s.trace_refusal), ""),
         }
 

@@ -201,8 +201,9 @@ def finish(
     if b.foreign_reasons:
         how += f"; torch runs {len(b.foreign_reasons)} calls: " + "; ".join(dict.fromkeys(b.foreign_reasons))
     record = Record(
-        Captured(program, parameters, how, tracked, frozenset(v.name for v in outputs.written)), Signature(tuple(types)), outputs,
-        tuple(b.extra_inputs), batch, kept, tuple(b.noise), b.own_backward, b.autocast is not None,
+        Captured(program, parameters, how, tracked, frozenset(v.name for v in outputs.written), frozenset(b.outside)),
+        Signature(tuple(types)), outputs, tuple(b.extra_inputs), batch, kept, tuple(b.noise), b.own_backward,
+        b.autocast is not None,
     )  # fmt: skip
     if kept and (batch is None or not record.fits(tensors[batch].shape[0])):
         raise NeedStatic(f"sizes that must be equal: {', '.join(f'{x} == {y}' for x, y in kept)}")

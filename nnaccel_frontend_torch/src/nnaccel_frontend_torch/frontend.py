@@ -17,6 +17,7 @@ class TorchFrontend(Frontend):
     """PyTorch: `torch.nn.Module`."""
 
     name = "torch"
+    releases = True
 
     @classmethod
     def accepts(cls, model: Any) -> bool:

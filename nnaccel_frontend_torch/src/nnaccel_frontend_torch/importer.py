@@ -35,6 +35,7 @@ from nnaccel_frontend_torch.autocast import held, lower_dtype
 from nnaccel_frontend_torch.dtypes import TO_IR, TO_TORCH, dense_layout, is_channels_last, torch_strides
 from nnaccel_frontend_torch.place import here, is_here
 from nnaccel_frontend_torch.refusal import NeedStatic, Refusal, Unmapped
+from nnaccel_frontend_torch.released import is_released
 
 Param = tuple[str, Callable[[], Any]]
 
@@ -92,6 +93,8 @@ class Importer:
         self.param_values: dict[str, tuple[Value, Callable[[], Any], Any]] = {}
         self.written_inputs: dict[int, Storage] = {}
         self.foreign_reasons: list[str] = []
+        #: names of parameters that are read beside the segments: by foreign calls, or as results
+        self.outside: set[str] = set()
         self._names: set[str] = set()
         self._scalars: dict[tuple[str, float], Value] = {}
         #: narrow float types that are computed in float32, because the device has no fast products of them
@@ -161,7 +164,8 @@ class Importer:
             raise Refusal(
                 f"a tensor of shape {list(tensor.shape)} is used{where} that is no parameter, buffer or attribute of the network"
             )
-        if type(tensor) not in (torch.Tensor, torch.nn.Parameter) or tensor.layout != torch.strided or tensor.is_neg():
+        plain = type(tensor) in (torch.Tensor, torch.nn.Parameter) or is_released(tensor)
+        if not plain or tensor.layout != torch.strided or tensor.is_neg():
             raise Refusal(f"parameter {self.params[id(tensor)][0]!r} is a {type(tensor).__name__} of layout {tensor.layout}")
         if not is_here(tensor.device):
             raise Refusal(f"parameter {self.params[id(tensor)][0]!r} is on {tensor.device}")
@@ -305,6 +309,7 @@ class Importer:
             return lambda tensors: x
         if x.storage.owner == "param":
             get, steps = self.param_values[x.storage.value.name][1], x.steps
+            self.outside.add(x.storage.value.name)
 
             def live(tensors: Sequence[Any]) -> Any:
                 t = get()

@@ -80,6 +80,7 @@ class Outputs:
             return _replayed(lambda results, inputs, env: inputs[index], steps)
         if storage.owner == "param":
             get = self._b.param_values[storage.value.name][1]
+            self._b.outside.add(storage.value.name)
             if not steps:
                 return lambda results, inputs, env: get()
             return _replayed(lambda results, inputs, env: get(), steps)
@@ -100,6 +101,7 @@ class Outputs:
             return lambda results, inputs, env: inputs[k].clone()
         if value.name in self._b.param_values and self._b.param_values[value.name][0] is value:
             get = self._b.param_values[value.name][1]
+            self._b.outside.add(value.name)
             return lambda results, inputs, env: get().clone()
         if value in self._taken:
             at = self.results.index(value)

@@ -6,11 +6,11 @@ import functools
 import hashlib
 import math
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from nnaccel_core.dfp.cost import EFFICIENCY, PRODUCT_EFFICIENCY, Model, Plan, model, plan
+from nnaccel_core.dfp.cost import EFFICIENCY, PRODUCT_EFFICIENCY, Model, Plan, filled, memory_seconds, model, plan
 from nnaccel_core.dfp.group import General, Generated, KernelCall, Pattern, Reason, generalize
 from nnaccel_core.dfp.nests import lower
 from nnaccel_core.dfp.regions import Tiling, propagate, publish, tiling
@@ -24,7 +24,8 @@ from nnaccel_core.ir import Env, Value, evaluate, sym
 from nnaccel_core.loopir.grammar import Kernel
 from nnaccel_core.loopir.source import KernelSource
 from nnaccel_core.ops import registry
-from nnaccel_core.select.candidate import Candidate
+from nnaccel_core.select.candidate import ByRows, Candidate
+from nnaccel_core.select.schedule import Window
 
 if TYPE_CHECKING:
     from nnaccel_core.api import Machine
@@ -40,6 +41,8 @@ class Built:
         source: the kernel, made when first asked for.
         stages: the generalized group, its nests and its tile grid, for who wants to look.
         gpu: the kernels for thread blocks, where the machine is a GPU; ``source`` is then the plainest of them.
+        rows: how it computes rows of an image, where tasks can be these: the number of their tile axis, and a function of
+            the kernel's extents as text, which gives stride, lo and hi of the rows it reads of each input; () for all of them.
     """
 
     name: str
@@ -49,6 +52,7 @@ class Built:
     source: KernelSource
     stages: Callable[[], tuple[General, Staged, Tiling]]
     gpu: Simt | None = None
+    rows: tuple[int, str] | None = None
 
     @property
     def kernel(self) -> Kernel:
@@ -66,6 +70,9 @@ class Built:
     def tiling(self) -> Tiling:
         return self.stages()[2]
 
+
+#: The axis of an image's rows.
+ROWS = 2
 
 _built: dict[tuple[Any, ...], Built | Reason] = {}
 _lock = threading.Lock()
@@ -137,7 +144,24 @@ def _build(p: Pattern, constants: Mapping[Value, Any], machine: Machine, digest:
     if on_gpu:
         gpu = Simt.of(name, digest, kernel_dims(work, grid), work, grid)
         return Built(name, cost, used, symbols, gpu.source(Shape()), lambda: stages, gpu)
-    return Built(name, cost, used, symbols, KernelSource(name, digest, lambda: map_spmd(name, work, grid)), lambda: stages)
+    source = KernelSource(name, digest, lambda: map_spmd(name, work, grid))
+    return Built(name, cost, used, symbols, source, lambda: stages, rows=image_rows(work, grid))
+
+
+def image_rows(staged: Staged, grid: Tiling) -> tuple[int, str] | None:
+    """`Built.rows` of a kernel with one result: an image (N, C, H, W), channels last in memory, whose tiles divide its rows."""
+    if len(staged.outputs) != 1 or staged.outputs[0].type.layout != (0, 2, 3, 1) or ROWS not in grid.axes:
+        return None
+    at = grid.axes.index(ROWS)
+    if grid.axes[:at] not in ((), (0,)):
+        return None
+    windows = []
+    for v in staged.inputs:
+        region = grid.regions.get(v)
+        span = region[ROWS] if region is not None and len(region) == 4 else None
+        windows.append(f"({span.scale},{span.lo},{span.hi})" if span is not None and span.tile == at else "()")
+    names = [d for d in kernel_dims(staged, grid) if d[0] != "t"]
+    return at, f"lambda {', '.join(names)}: ({''.join(w + ',' for w in windows)})"
 
 
 def _record(built: Built | Reason) -> dict[str, Any]:
@@ -150,6 +174,8 @@ def _record(built: Built | Reason) -> dict[str, Any]:
         "symbols": built.symbols,
         "model": [m.extents_text, m.tile_text, m.axes, m.steps, m.efficiency],
     }
+    if built.rows is not None:
+        record["rows"] = built.rows
     return record | ({"gpu": [built.gpu.width, built.gpu.multiples]} if built.gpu is not None else {})
 
 
@@ -174,7 +200,8 @@ def _read(
         gpu = Simt(name, digest, width, tuple(multiples), lambda: stages()[1:])
         return Built(name, cost, tuple(record["used"]), plain(record["symbols"]), gpu.source(Shape()), stages, gpu)
     source = KernelSource(name, digest, lambda: map_spmd(name, *stages()[1:]))
-    return Built(name, cost, tuple(record["used"]), plain(record["symbols"]), source, stages)
+    rows = record.get("rows")
+    return Built(name, cost, tuple(record["used"]), plain(record["symbols"]), source, stages, rows=rows and (rows[0], rows[1]))
 
 
 def binding(p: Pattern, built: Built, env: Env) -> tuple[int, ...]:
@@ -194,6 +221,7 @@ class Sized:
     built: Built
     sizes: tuple[int, ...]
     plan: Plan
+    machine: Machine
 
 
 def plan_group(
@@ -205,7 +233,7 @@ def plan_group(
         return built
     sizes = binding(p, built, env)
     found = plan(built.model, sizes, machine)
-    return Sized(p, built, sizes, found) if math.isfinite(found.seconds) else Reason("needs more shared memory", p.nodes)
+    return Sized(p, built, sizes, found, machine) if math.isfinite(found.seconds) else Reason("needs more shared memory", p.nodes)
 
 
 def candidate(s: Sized, group: str) -> Candidate:
@@ -226,7 +254,31 @@ def candidate(s: Sized, group: str) -> Candidate:
         impl=Generated((call,)),
         proposer="core",
         group=group,
+        by_rows=_by_rows(s, call),
     )
+
+
+def _by_rows(s: Sized, call: KernelCall) -> ByRows | None:
+    """The kernel with one row of an image for a task."""
+    if s.built.rows is None:
+        return None
+    at, text = s.built.rows
+    model, machine = s.built.model, s.machine
+    extents = model.extents(*s.sizes)[: model.axes]
+    tiles = tuple(1 if k <= at else max(1, e) for k, e in enumerate(extents))
+    scratch, work, *_ = model.tile(*s.sizes, *tiles)
+    rows = math.prod(extents[: at + 1])
+    windows = tuple(Window(*w) if w else None for w in eval(text)(*s.sizes))
+    nbytes = model.extents(*s.sizes)[model.axes :]
+    compute = rows * work / (machine.flops * model.efficiency * filled(model, extents, machine))
+
+    def seconds(kept: Collection[Value]) -> float:
+        moved = [n for v, n in zip(call.args, nbytes, strict=True) if v not in kept]
+        return max(compute, memory_seconds(moved, machine))
+
+    small = sum(n for n, w in zip(nbytes, windows, strict=False) if w is None)
+    made = KernelCall(call.source, call.args, (*s.sizes, *tiles), rows, scratch)
+    return ByRows(windows, 1, small, seconds, lambda most: Generated((made,)))
 
 
 __all__ = ["Built", "Sized", "binding", "build", "candidate", "plan_group", "stage"]

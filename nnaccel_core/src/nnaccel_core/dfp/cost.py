@@ -232,10 +232,10 @@ def _plan(m: Model, dims: Sequence[int], machine: Machine) -> Plan:
     known = m.extents(*dims)
     extents, sizes = known[: m.axes], known[m.axes :]
     moved = sum(sizes)
-    slow = _memory_seconds(sizes, machine)
+    slow = memory_seconds(sizes, machine)
     if 0 in extents:
         return Plan(tuple(1 for _ in extents), 0, 0, 0, 0, 0.0)
-    per_core = machine.flops / machine.cores * m.efficiency
+    per_core = machine.flops / machine.cores * m.efficiency * filled(m, extents, machine)
     best: Plan | None = None
     for tiles in tile_candidates(extents, m.steps, TASKS_PER_CORE * machine.cores):
         scratch, work, streamed, loaded, _ = m.tile(*dims, *tiles)
@@ -262,7 +262,13 @@ def _plan(m: Model, dims: Sequence[int], machine: Machine) -> Plan:
     return best
 
 
-def _memory_seconds(sizes: Sequence[int], machine: Machine) -> float:
+def filled(m: Model, extents: Sequence[int], machine: Machine) -> float:
+    """Part of the vectors' lanes that has work, along the contiguous axis."""
+    lanes = machine.simd_bytes // 4
+    return min((e / (-(-e // lanes) * lanes) for e, step in zip(extents, m.steps, strict=True) if step > 1), default=1.0)
+
+
+def memory_seconds(sizes: Sequence[int], machine: Machine) -> float:
     """Time to read every input and write every output once, from the level of cache they are likely in."""
     total = sum(sizes)
     if total <= machine.l2 * machine.cores // 2:

@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 
 #: The groups of a selection: whether the core generates the kernel, and the layers.
 Cover = frozenset[tuple[bool, frozenset[Node]]]
-#: What tuning chose: whether the core generates the kernel, the layers, `Candidate.reason`, measured seconds.
-Tuned = list[tuple[bool, frozenset[Node], str, float]]
+#: What tuning chose: in which way it runs (`trials`); whether the core generates the kernel, the layers, `Candidate.reason`,
+#: measured seconds.
+Tuned = tuple[str, list[tuple[bool, frozenset[Node], str, float]]]
 
 
 def cover_of(selection: Selection) -> Cover:
@@ -74,17 +75,31 @@ class Covers:
         record = self._load("tuned", options, env) if self._settings else None
         nodes = self._graph.nodes
         try:
-            return record and [(bool(c), frozenset(nodes[i] for i in members), str(r), float(s)) for c, members, r, s in record]
+            way, chosen = record or ("", None)
+            return chosen and (
+                str(way),
+                [(bool(c), frozenset(nodes[i] for i in members), str(r), float(s)) for c, members, r, s in chosen],
+            )
         except (ValueError, TypeError, IndexError):
             return None
 
-    def add_tuned(self, options: Options, env: Env, selection: Selection) -> None:
-        """Keep a selection by measured times for later processes."""
+    def add_tuned(self, options: Options, env: Env, selection: Selection, way: str) -> None:
+        """Keep a selection by measured times, and in which way it runs, for later processes."""
         if self._settings:
             order = {node: i for i, node in enumerate(self._graph.nodes)}
             chosen = [u.candidate for u in selection.units if u.candidate is not None]
             record = [(c.proposer == "core", [order[n] for n in c.nodes], c.reason, c.seconds) for c in chosen]
-            self._cache.put("tuned", self._key(options, env), json.dumps(record).encode())
+            self._cache.put("tuned", self._key(options, env), json.dumps([way, record]).encode())
+
+    def get_slice(self, options: Options, env: Env) -> int | None:
+        """What `add_slice` kept for a batch of these sizes; None when nothing is known."""
+        found = self._load("slices", options, env) if self._settings else None
+        return found if isinstance(found, int) and found > 0 else None
+
+    def add_slice(self, options: Options, env: Env, size: int) -> None:
+        """Keep the measured size of slices for later processes."""
+        if self._settings:
+            self._cache.put("slices", self._key(options, env), json.dumps(size).encode())
 
     def _load(self, kind: str, options: Options, env: Env) -> Any:
         path = self._cache.get(kind, self._key(options, env))

@@ -6,7 +6,7 @@ import threading
 from typing import Any
 
 from nnaccel_core import debug
-from nnaccel_core.api import Backend
+from nnaccel_core.api import Backend, Frontend
 from nnaccel_core.driver.session import Session
 from nnaccel_core.errors import NnaccelError, UnsupportedError
 from nnaccel_core.hooks import manager
@@ -45,6 +45,7 @@ def optimize(
     remat: str | float = "auto",
     train: bool = False,
     autotune: bool | float = False,
+    release_parameters: bool = False,
 ) -> Any:
     """An object of the same framework that behaves as ``model`` does, only faster.
 
@@ -62,20 +63,27 @@ def optimize(
         train: True gives an ONNX network that also has ``forward``, ``backward``, live ``parameters()`` and ``save``; PyTorch
             networks are trained by their own loops whatever this says.
         autotune: True measures what else could run each layer, in place, for up to half a minute when a size is met first, and
-            keeps what is faster; a number, for up to so many seconds. Later processes find the result in the disk cache. On GPUs
-            it is the time for choosing among cuDNN's plans.
+            keeps what is faster; a number, for up to so many seconds. On the CPU a quarter of that is added to measure how many
+            samples of a batch to run at a time. Later processes find the result in the disk cache. On GPUs it is the time for
+            choosing among cuDNN's plans.
         verify: compare the first calls with the framework's own result; a difference raises `MismatchError`.
+        release_parameters: True (PyTorch, prediction only) gives the memory of a parameter back to the system once calls read it
+            in packed form alone. ``model`` itself is then good for nothing else: what asks for such values, ``state_dict()`` or
+            ``train()`` for two, raises `ReleasedError`.
 
     Raises:
         PluginError: no frontend accepts ``model``; DeviceError: no backend for ``device``; UnsupportedError: the backend does not
-        know ``autotune``.
+        know ``autotune``, or the frontend ``release_parameters``, or that was asked for together with ``verify`` or ``train``.
     """
     options = Options(
         dfp=dfp, numerics=numerics, autotune=autotune, verify=verify,
         libraries=libraries, slicing=slicing, remat=remat, train=train,
+        release_parameters=release_parameters,
     )  # fmt: skip
     manager.load_ops()
     frontend = manager.frontend_for(model)
+    if release_parameters:
+        _check_release(type(frontend), options)
     chosen = str(device) if device is not None else type(frontend).default_device(model)
     backend = backend_for(chosen)
     if autotune and not backend.autotune:
@@ -83,3 +91,12 @@ def optimize(
     bridge = manager.bridge_for(type(frontend).name, backend.device)
     debug.log(debug.PLUGINS, f"{type(model).__name__}: frontend {frontend.name}, backend {backend.name} on {backend.device}")
     return frontend.wrap(model, Session(backend, bridge, options))
+
+
+def _check_release(frontend: type[Frontend], options: Options) -> None:
+    """Raises UnsupportedError where ``release_parameters`` cannot be."""
+    if not frontend.releases:
+        raise UnsupportedError(f"release_parameters is for PyTorch networks; the frontend {frontend.name!r} keeps all parameters")
+    if options.verify or options.train:
+        other = "verify compares with the framework's own result" if options.verify else "train needs parameters that change"
+        raise UnsupportedError(f"release_parameters and another option exclude each other: {other}; leave out one of the two")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from nnaccel_core.api import Backend, Bridge, Executable, Memory
+from nnaccel_core.driver.released import Origins, Released
+from nnaccel_core.errors import ReleasedError
 from nnaccel_core.ir import Graph, Node, TensorType, Value, evaluate, identity, numpy_dtype
 from nnaccel_core.ops.registry import lookup
 from nnaccel_core.options import Options
@@ -42,12 +44,16 @@ class PreparedMemory:
     """
 
     def __init__(
-        self, graph: Graph, backend: Backend, bridge: Bridge, options: Options, parameters: Mapping[str, Callable[[], Any]]
-    ) -> None:
-        """``graph`` computes the derived values from ``parameters``, by name."""
+        self, graph: Graph, backend: Backend, bridge: Bridge, options: Options, parameters: Mapping[str, Callable[[], Any]],
+        released: Released | None = None, tracked: Mapping[str, Callable[[], Any]] | None = None,
+    ) -> None:  # fmt: skip
+        """``graph`` computes the derived values from ``parameters``, by name; ``tracked`` are those that may be ``released``."""
         self.backend, self.bridge, self.options, self.parameters = backend, bridge, options, parameters
+        self.released = released or Released()
         self.generation = 0
+        self._values = graph.outputs
         self._producers = graph.producers()
+        self._origins = Origins(graph, tracked or {})
         self._memory: dict[PreparedKey, tuple[int, Any]] = {}
 
     def of(self, placed: Placed, executable: Executable) -> Prepared:
@@ -58,14 +64,21 @@ class PreparedMemory:
         for v, pack in placed.prepared:
             key = prepared_key(v, pack)
             if key not in self._memory:
-                self._memory[key] = self._derive(v, pack, memo)
+                self._memory[key] = self._kept(v, pack) or self._derive(v, pack, memo)
+                self.released.derived += 1
             pairs.append(self._memory[key])
         addresses = tuple(a for a, _ in pairs)
         exact = executable.exact("prepared", addresses, self.bridge.threads())
         return Prepared(generation, exact, addresses, tuple(o for _, o in pairs))
 
     def forget(self) -> None:
-        """Parameters changed: everything is derived again when it is asked for."""
+        """Parameters changed: everything is derived again when it is asked for.
+
+        Raises:
+            ReleasedError: it cannot be, since some were released.
+        """
+        if any(map(self._gone, self._values)):
+            raise ReleasedError("parameters changed after others were released, so that nothing can be derived from them again")
         self.generation += 1
         self._memory = {}
 
@@ -73,6 +86,35 @@ class PreparedMemory:
         """Let go of what none of ``plans`` reads."""
         read = {prepared_key(v, pack) for placed in plans for v, pack in placed.prepared}
         self._memory = {key: found for key, found in self._memory.items() if key in read}
+
+    def use(self) -> tuple[set[int], set[int]]:
+        """Identities of tensors that plans read in derived forms only; and of those that they read where these lie, or do not
+        read yet."""
+        ready, needed = set[int](), set[int]()
+        owners: dict[Value, list[Any]] = {}
+        for (v, _), (_, owner) in self._memory.items():
+            owners.setdefault(v, []).append(owner)
+        for v in self._values:
+            derived = v in owners and all(isinstance(owner, Memory) for owner in owners[v])
+            (ready if derived else needed).update(self._origins.tensors(v))
+        return ready - needed, needed
+
+    def release(self, tensors: Collection[int]) -> None:
+        """Keep for all programs what was derived from ``tensors``, which are about to lose their memory."""
+        for (v, pack), found in self._memory.items():
+            if not self._origins.tensors(v).isdisjoint(tensors):
+                self.released.forms[self._origins.key(v), pack] = found
+
+    def available(self, v: Value, pack: Pack | None) -> bool:
+        """Whether ``v`` can be had in this form, in spite of what was released."""
+        return not self._gone(v) or prepared_key(v, pack) in self._memory or self._kept(v, pack) is not None
+
+    def _gone(self, v: Value) -> bool:
+        return bool(self.released.tensors) and not self.released.tensors.isdisjoint(self._origins.tensors(v))
+
+    def _kept(self, v: Value, pack: Pack | None) -> tuple[int, Any] | None:
+        """What any program derived from released tensors in this way."""
+        return self.released.forms.get((self._origins.key(v), pack.key if pack else None)) if self._gone(v) else None
 
     def nbytes(self) -> int:
         """Bytes held beside the framework's own."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,9 +16,10 @@ from nnaccel_core.driver import slicing
 from nnaccel_core.driver.covers import Cover, Covers, cover_of
 from nnaccel_core.driver.prepared import Prepared, PreparedMemory
 from nnaccel_core.driver.quiet import no_collections
+from nnaccel_core.driver.released import Released
 from nnaccel_core.driver.stages import Stage, StagedExecutable, connect, parts_of
-from nnaccel_core.driver.trials import tuned
-from nnaccel_core.errors import GuardError, InputError, OutOfMemoryError, UnsupportedError
+from nnaccel_core.driver.trials import tuned, tuned_slice
+from nnaccel_core.errors import GuardError, InputError, OutOfMemoryError, ReleasedError, UnsupportedError
 from nnaccel_core.hooks import manager
 from nnaccel_core.ir import Dim, Env, Graph, Node, TensorType, Value, evaluate
 from nnaccel_core.ir.types import Layout, common_env
@@ -26,11 +27,12 @@ from nnaccel_core.ir.verify import verify
 from nnaccel_core.ops.registry import infer, lookup
 from nnaccel_core.options import Options
 from nnaccel_core.passes.fold import decompose
-from nnaccel_core.passes.layout import assign_layouts, materialize_outputs
+from nnaccel_core.passes.layout import assign_layouts, materialize_outputs, view_root
 from nnaccel_core.passes.pipeline import graph_passes, run_passes
 from nnaccel_core.passes.prepare import split_prepare, unsplit
 from nnaccel_core.place import Placed, place
 from nnaccel_core.select.candidate import Candidate, Pack
+from nnaccel_core.select.chains import form_chains
 from nnaccel_core.select.cover import Selection, select
 from nnaccel_core.select.known import sizes_as_constants
 
@@ -73,8 +75,11 @@ class CompiledSegment:
         options: Options,
         parameters: Mapping[str, Callable[[], Any]],
         layouts: Sequence[Layout | None] | None = None,
+        released: Released | None = None,
+        tracked: Mapping[str, Callable[[], Any]] | None = None,
     ) -> None:
-        """``layouts`` of the outputs, where they are not as typed; None for one lets it lie as it comes."""
+        """``layouts`` of the outputs, where they are not as typed; None for one lets it lie as it comes. ``released``,
+        ``tracked``: see `PreparedMemory`."""
         self.backend = backend
         self.bridge = bridge
         self.options = options
@@ -104,7 +109,7 @@ class CompiledSegment:
             self.slice, starts = slicing.choose(self.main, self.batch, backend)
         self._wholes: dict[tuple[Stage, Options, tuple[tuple[str, int], ...]], Built] = {}
         self._built: dict[tuple[tuple[str, int], ...], Built] = {}
-        self.prepared = PreparedMemory(self.prepare, backend, bridge, options, parameters)
+        self.prepared = PreparedMemory(self.prepare, backend, bridge, options, parameters, released, tracked)
         self._cache = DiskCache()
         self._whole = Stage(self.main, self.slice, Covers(self._cache, self.main, backend))
         graphs = parts_of(self.main, [at for at, _ in starts]) if starts else []
@@ -225,13 +230,15 @@ class CompiledSegment:
         selection = self._select_again(graph, env, options, known) if known is not None else None
         if selection is None:
             graph, selection = self._choose(graph, env, options)
-            if graph is stage.graph:
+            if graph is stage.graph and not self.restricted:
                 stage.covers.add(options, env, cover_of(selection))
         return self.placed(graph, selection, env)
 
-    def placed(self, graph: Graph, selection: Selection, env: Env) -> tuple[Selection, Placed]:
-        """``selection`` of ``graph`` as it runs at the sizes in ``env``, and its plan."""
+    def placed(self, graph: Graph, selection: Selection, env: Env, chained: bool = True) -> tuple[Selection, Placed]:
+        """``selection`` of ``graph`` as it runs at the sizes in ``env``, in chains where these are worth it, and its plan."""
         selection = sizes_as_constants(graph, selection, env)
+        if chained and self.backend.chains and self.options.dfp:
+            selection = form_chains(graph, selection, lambda v: v.type.concrete(env), self.backend.machine)
         debug.dump("select", self.source.name, lambda: format_selection(selection))
         return selection, place(graph, selection, env)
 
@@ -250,7 +257,29 @@ class CompiledSegment:
     def _choose(self, graph: Graph, env: Env, options: Options) -> tuple[Graph, Selection]:
         """The selection among all candidates, and what it is of (`offered`)."""
         graph, candidates = self.offered(graph, env, options)
-        return graph, select(graph, candidates)
+        return graph, self.selected(graph, candidates, env)
+
+    def selected(self, graph: Graph, candidates: Sequence[Candidate], env: Env) -> Selection:
+        """The best selection among ``candidates``.
+
+        Raises:
+            UnsupportedError: nothing runs some layer; ReleasedError: because of what was released.
+        """
+        try:
+            return select(graph, candidates)
+        except UnsupportedError as e:
+            if not self.restricted:
+                raise
+            raise ReleasedError(
+                f"{self.source.name} cannot be planned for sizes {dict(env)}: this takes other forms of parameters than were "
+                f"kept when their memory was given back ({e}). Call every size that is needed before that: optimize without "
+                f"release_parameters, call the network, then nnaccel_release()"
+            ) from e
+
+    @property
+    def restricted(self) -> bool:
+        """Whether parameters were released, so that not all candidates can be had."""
+        return bool(self.prepared.released.tensors)
 
     def offered(self, graph: Graph, env: Env, options: Options) -> tuple[Graph, list[Candidate]]:
         """All candidates, and what they are of: ``graph``, or that with fused operators decomposed that nothing runs whole at
@@ -275,7 +304,20 @@ class CompiledSegment:
             theirs = None if cover is None else {nodes for core, nodes in cover if not core}
             offered = self.backend.candidates(graph, env, options, theirs)
             found += [c for c in offered if theirs is None or frozenset(c.nodes) in theirs]
+        if self.restricted:
+            found = self._available(graph, found)
         return [self._with_packing(c) for c in found] if options.live else found
+
+    def _available(self, graph: Graph, candidates: Sequence[Candidate]) -> list[Candidate]:
+        """Those of ``candidates`` that need nothing of released parameters but what was kept."""
+        params, producers = set(graph.params), graph.producers()
+
+        def ready(c: Candidate) -> bool:
+            packs = {p.value: p for p in c.packs}
+            forms = [(v, packs[v]) if v in packs else (view_root(v, producers), None) for v in c.inputs]
+            return all(v not in params or self.prepared.available(v, pack) for v, pack in forms)
+
+        return [c for c in candidates if ready(c)]
 
     def _with_packing(self, c: Candidate) -> Candidate:
         """``c`` with the time of packing its parameters."""
@@ -295,13 +337,16 @@ class CompiledSegment:
     def _build(self, env: Env, options: Options) -> Built:
         total = env[self.batch] if self.batch is not None else 0
         if options.slicing is not True:
-            return self._build_stage(self._whole, env, total, int(options.slicing), options)
+            return self.build_stage(self._whole, env, total, int(options.slicing), options)
         if self.stages and any(total > stage.slice for stage in self.stages):
             return self._build_staged(env, total, options)
-        return self._build_stage(self._whole, env, total, self.slice, options)
+        largest = self.slice
+        if total > 1 and options.autotune and self.backend.autotune == "driver" and not options.live:
+            largest = tuned_slice(self, env, total, options, self._whole)
+        return self.build_stage(self._whole, env, total, largest, options)
 
     def _build_staged(self, env: Env, total: int, options: Options) -> Built:
-        stages = tuple(self._build_stage(stage, env, total, stage.slice, options) for stage in self.stages)
+        stages = tuple(self.build_stage(stage, env, total, stage.slice, options) for stage in self.stages)
         prepared = tuple(p for b in stages for p in b.placed.prepared)
         graphs, executables = [stage.graph for stage in self.stages], [b.executable for b in stages]
         parts, held = connect(graphs, executables, self.main, [len(b.placed.prepared) for b in stages])
@@ -323,7 +368,7 @@ class CompiledSegment:
         placed = Placed(stages[0].placed.plan, prepared)
         return Built(env, stages[0].selection, placed, executable, stages[-1].output_types, stages=stages)
 
-    def _build_stage(self, stage: Stage, env: Env, total: int, largest: int, options: Options) -> Built:
+    def build_stage(self, stage: Stage, env: Env, total: int, largest: int, options: Options) -> Built:
         """At most ``largest`` samples at a time; 0: whole."""
         order = slicing.slices(total, largest) if largest and total else [total]
         return self._build_sliced(stage, env, order, options) if len(order) > 1 else self._build_whole(env, options, stage)
@@ -375,9 +420,25 @@ class CompiledSegment:
         )
         return Built(env, selection, placed, executable, placed.plan.outputs, stage=stage)
 
+    def forget_plans(self, options: Options) -> None:
+        """Let go of what was built with ``options``, and of prepared memory that nothing else reads."""
+        self._wholes = {key: built for key, built in self._wholes.items() if key[1] != options}
+        self.prepared.keep(b.placed for b in self.wholes())
+
     def wholes(self) -> list[Built]:
         """What was built so far, stage by stage and size by size of slices."""
         return list(self._wholes.values())
+
+    def parameter_use(self) -> tuple[set[int], set[int]]:
+        """`PreparedMemory.use`; before the first run, every parameter is needed."""
+        with self._lock:
+            ready, needed = self.prepared.use()
+        return (ready, needed) if self._built else (set(), ready | needed)
+
+    def release(self, tensors: Collection[int]) -> None:
+        """`PreparedMemory.release`, between two plans."""
+        with self._lock:
+            self.prepared.release(tensors)
 
     def prepared_bytes(self) -> int:
         """Bytes of derived and packed parameters held beside the framework's own."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from nnaccel_core.api import Backend, Bridge, Captured, Signature
+from nnaccel_core.driver.released import Released
 from nnaccel_core.driver.segment import Built, CompiledSegment
 from nnaccel_core.driver.training import Record, TrainedSegment
 from nnaccel_core.errors import InputError
@@ -19,9 +20,14 @@ from nnaccel_core.options import VERIFIED_CALLS, Options
 class Compiled:
     """A captured program, compiled segment by segment. Safe to call from several threads."""
 
-    def __init__(self, captured: Captured, backend: Backend, bridge: Bridge, options: Options, grad: bool = False) -> None:
-        """``grad``: the first call takes gradients, so that nothing is compiled for prediction before that is asked for."""
+    def __init__(
+        self, captured: Captured, backend: Backend, bridge: Bridge, options: Options, grad: bool = False,
+        released: Released | None = None,
+    ) -> None:  # fmt: skip
+        """``grad``: the first call takes gradients, so that nothing is compiled for prediction before that is asked for.
+        ``released``: what the session's programs have in common."""
         self.captured = captured
+        self.released = released or Released()
         self.bridge = bridge
         self.backend = backend
         self.options = options = replace(options, tf32=bridge.precision())
@@ -117,7 +123,10 @@ class Compiled:
         with self._lock:
             found = self.segments.get(id(part))
             if found is None:
-                found = CompiledSegment(part.graph, self.backend, self.bridge, self.options, self.captured.parameters)
+                found = CompiledSegment(
+                    part.graph, self.backend, self.bridge, self.options, self.captured.parameters,
+                    released=self.released, tracked=self.captured.tracked,
+                )  # fmt: skip
                 self.segments[id(part)] = found
             return found
 
@@ -178,6 +187,17 @@ class Compiled:
         for trained in tuple(self._training.values()):
             trained.release()
 
+    def parameter_use(self) -> tuple[set[int], set[int]]:
+        """`PreparedMemory.use` of all segments that predict; what is read beside segments is needed."""
+        tracked = self.captured.tracked
+        ready, needed = set[int](), {id(tracked[name]()) for name in self.captured.outside if name in tracked}
+        for part in self.captured.program.segments():
+            segment = self.segments.get(id(part))
+            if segment is not None:
+                for found, more in zip((ready, needed), segment.parameter_use(), strict=True):
+                    found |= more
+        return ready, needed
+
     def prepared_bytes(self) -> int:
         """Bytes of derived and packed parameters held beside the framework's own."""
         segments = (*self.segments.values(), *(s for t in self._training.values() for s in t.segments()))
@@ -195,6 +215,8 @@ class Session:
         self.device = backend.device
         self._programs: dict[Hashable, Compiled] = {}
         self._lock = threading.RLock()
+        #: what of parameters was released
+        self.released = Released()
 
     def compiled(self, key: Hashable, signature: Signature, capture: Callable[[], Captured]) -> Compiled:
         """The program for ``key``; ``capture`` is called on the first use of a key, by one thread only.
@@ -207,7 +229,9 @@ class Session:
             with self._lock:
                 found = self._programs.get(key)
                 if found is None:
-                    found = Compiled(capture(), self.backend, self.bridge, self.options, signature.grad)
+                    found = Compiled(
+                        capture(), self.backend, self.bridge, self.options, signature.grad, self.released
+                    )
                     self._programs[key] = found
         return found
 
@@ -229,3 +253,21 @@ class Session:
         """Leave memory that waits for the next training pass to the framework."""
         for compiled in self.programs().values():
             compiled.release()
+
+    def releasable(self) -> set[int]:
+        """Identities of parameters that all programs read in derived forms only."""
+        ready, needed = set[int](), set[int]()
+        for compiled in self.programs().values():
+            for found, more in zip((ready, needed), compiled.parameter_use(), strict=True):
+                found |= more
+        return ready - needed - self.released.tensors
+
+    def release_parameters(self, tensors: Collection[int]) -> None:
+        """``tensors``, of `releasable`, are about to lose their memory: from now on programs work with what they derived."""
+        with self._lock:
+            segments = [s for compiled in self.programs().values() for s in tuple(compiled.segments.values())]
+            for segment in segments:
+                segment.release(tensors)
+            self.released.tensors.update(tensors)
+            for segment in segments:  # waits for plans that other threads began before, and keeps what these derived
+                segment.release(tensors)

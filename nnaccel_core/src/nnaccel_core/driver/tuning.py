@@ -122,10 +122,15 @@ def tune(
     return best if a <= WINS * b else first
 
 
-def race(one: Callable[[], None], other: Callable[[], None], pairs: int = PAIRS) -> tuple[float, float]:
-    """Median seconds of both, run in turns."""
+def race(
+    one: Callable[[], None], other: Callable[[], None], pairs: int = PAIRS, seconds: float = float("inf")
+) -> tuple[float, float]:
+    """Median seconds of both, run in turns: ``pairs`` times, or as often as begin within ``seconds``, `FEWEST` times at least."""
     times: tuple[list[float], list[float]] = ([], [])
+    end = time.perf_counter() + seconds
     for i in range(pairs + 1):
+        if i > FEWEST and time.perf_counter() > end:
+            break
         order = ((0, one), (1, other)) if i % 2 else ((1, other), (0, one))
         for side, run in order:
             started = time.perf_counter()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from nnaccel_core.ir import Node, Value
 from nnaccel_core.ir.types import Layout
+from nnaccel_core.select.schedule import Schedule, Window
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,25 @@ class Pack:
 
 
 @dataclass(frozen=True, eq=False)
+class ByRows:
+    """How a candidate computes a few rows of images at a time: its one output is (N, C, H, W), channels last in memory.
+
+    Attributes:
+        windows: for each input, the rows (of axis 2) that a row of the output needs; None where it needs all or has none.
+        tasks: tasks that a row is; those of row r of image n are (n * H + r) * tasks and what follows.
+        weights: bytes of parameters that it reads at each call.
+        seconds: given the values that stay in the second-level cache: seconds of all rows on all cores, without the launch.
+        impl: given the most rows of one call: what takes the place of `Candidate.impl`.
+    """
+
+    windows: tuple[Window | None, ...]
+    tasks: int
+    weights: int
+    seconds: Callable[[Collection[Value]], float]
+    impl: Callable[[int], Any]
+
+
+@dataclass(frozen=True, eq=False)
 class Candidate:
     """One way to run ``nodes`` (a convex set, in topological order).
 
@@ -35,6 +56,7 @@ class Candidate:
         packs: derived parameters; ``inputs`` lists the *original* parameter, which the driver replaces.
         workspace: bytes of scratch in the arena.
         inplace: ``(output index, input index)`` pairs that may share memory when the input dies here.
+        by_rows: how it computes some rows of its output at a time, where it can (`select.chains`).
         gathers: for a candidate that runs one ``concat`` and leaves out inputs that already lie in their slice of its output:
             seconds that each input costs which does not. Charged to what computes that input and cannot write a slice.
         reason: why this one is offered or what it is, for explain() ("onednn jit:avx2 conv + add + relu").
@@ -58,3 +80,20 @@ class Candidate:
     inplace: tuple[tuple[int, int], ...] = ()
     group: str = field(default="")
     gathers: tuple[float, ...] = ()
+    by_rows: ByRows | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Chain:
+    """``Candidate.impl`` of layers that run together on a few rows of images at a time (`select.chains`).
+
+    Attributes:
+        members: candidates in order of execution; each with the implementation for its rows.
+        locals: what stays in the cache, by the number of the member that computes it.
+        images: of a batch; ``schedule`` is of each.
+    """
+
+    members: tuple[Candidate, ...]
+    locals: Mapping[int, Value]
+    images: int
+    schedule: Schedule

@@ -10,7 +10,7 @@ from nnaccel_core.errors import UnsupportedError
 from nnaccel_core.ir import Graph, Node, Value
 from nnaccel_core.ir.reach import step_between
 from nnaccel_core.ops.registry import lookup
-from nnaccel_core.select.candidate import Candidate
+from nnaccel_core.select.candidate import Candidate, Chain
 
 #: Estimated time of an op run by its reference on the host: a last resort, never preferred.
 HOST_SECONDS = 1.0
@@ -40,7 +40,8 @@ class Unit:
         """Steps of a plan that it becomes."""
         if self.is_view:
             return 0
-        return len(self.candidate.impl.calls) if self.candidate is not None and self.candidate.proposer == "core" else 1
+        c = self.candidate
+        return len(c.impl.calls) if c is not None and c.proposer == "core" and not isinstance(c.impl, Chain) else 1
 
     @property
     def origin(self) -> str:

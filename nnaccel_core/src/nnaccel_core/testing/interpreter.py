@@ -16,7 +16,7 @@ from nnaccel_core.loopir.printer import Printer
 from nnaccel_core.loopir.printer_c import CPrinter
 from nnaccel_core.ops.registry import lookup
 from nnaccel_core.options import Options
-from nnaccel_core.plan import HostStep, KernelStep, Plan
+from nnaccel_core.plan import HostStep, KernelStep, LibraryStep, Plan
 from nnaccel_core.testing.memory import HostMemory, view_of
 
 
@@ -50,6 +50,7 @@ class InterpreterExecutable(Executable):
                 for ref, array in zip(step.outputs, results, strict=True):
                     view_of(ref, spaces)[...] = array
             else:
+                assert isinstance(step, LibraryStep), "this backend runs no chains"
                 results = step.candidate.impl([view_of(b, spaces) for b in step.inputs])
                 for ref, array in zip(step.outputs, results, strict=True):
                     view_of(ref, spaces)[...] = array

@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", default="float32", choices=["float32"], help="element type")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="threads of every implementation")
     parser.add_argument("--calls", type=int, default=24, help="timed calls of every implementation; 0 times nothing")
+    parser.add_argument("--runs", type=int, default=1, help="how many times to do so; ratios are then given with an interval")
     parser.add_argument("--train", action="store_true", help="time training steps: forward, backward and the optimizer's")
     parser.add_argument("--memory", action="store_true", help="also measure peak memory of intermediates")
     parser.add_argument("--json", type=Path, help="write one JSON record per line here (appended to an existing file's records)")
@@ -62,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
         if refused and args.peers != DEFAULT_PEERS:
             raise InputError(f"{', '.join(refused)} cannot train; leave them out of --peers")
         impls = [i for i in impls if i not in PREDICT_ONLY]
-    settings = runner.Settings(args.threads, args.calls, memory=args.memory, train=args.train, log=args.log)
+    settings = runner.Settings(args.threads, args.calls, runs=args.runs, memory=args.memory, train=args.train, log=args.log)
     records = runner.read_records(args.json) if args.json and args.json.exists() else []
     shown = sys.stderr.isatty()
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from nnaccel_core.errors import InputError
@@ -30,6 +32,36 @@ def speedups(records: Sequence[Record], peer: str) -> dict[tuple[str, int], floa
     return out
 
 
+@dataclass(frozen=True)
+class Ratio:
+    """A speed-up: the median of runs, and the least and largest of them."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.2f}" + (f" [{self.low:.2f}, {self.high:.2f}]" if self.low < self.high else "")
+
+
+def over_best(records: Sequence[Record]) -> dict[tuple[str, int], Ratio]:
+    """The time of each case's fastest peer over ours, run by run."""
+    out = {}
+    for case, impls in by_case(records).items():
+        ours = impls.get(OURS)
+        peers = [r for i, r in impls.items() if not i.startswith(OURS) and r.ms]
+        if not ours or not ours.ms or not peers:
+            continue
+        runs = len(ours.run_ms)
+        if runs and all(len(p.run_ms) == runs for p in peers):
+            ratios = [min(p.run_ms[k] for p in peers) / ours.run_ms[k] for k in range(runs)]
+            out[case] = Ratio(statistics.median(ratios), min(ratios), max(ratios))
+        else:
+            ratio = min(p.ms for p in peers if p.ms) / ours.ms
+            out[case] = Ratio(ratio, ratio, ratio)
+    return out
+
+
 def geometric_mean(values: Sequence[float]) -> float:
     return math.exp(sum(map(math.log, values)) / len(values)) if values else math.nan
 
@@ -40,15 +72,15 @@ def markdown(records: Sequence[Record]) -> str:
     peers = [i for i in impls if not i.startswith(OURS)]
     head = ["net", "batch", *(f"{i} ms" for i in impls), "over eager", "over best peer", "error / eager's"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    best = over_best(records)
     for (net, batch), row in by_case(records).items():
         cells = [net, str(batch)]
         for impl in impls:
             r = row.get(impl)
             cells.append("failed" if r and r.error else f"{r.ms:.2f}" if r and r.ms else "-")
         ours, eager = row.get(OURS), row.get("eager")
-        times = [row[p].ms for p in peers if p in row and row[p].ms is not None]
         cells.append(f"{eager.ms / ours.ms:.2f}" if ours and eager and ours.ms and eager.ms else "-")
-        cells.append(f"{min(t for t in times if t) / ours.ms:.2f}" if ours and ours.ms and times else "-")
+        cells.append(str(best.get((net, batch), "-")))
         has_error = ours and eager and ours.max_rel_err is not None and eager.max_rel_err
         cells.append(f"{ours.max_rel_err / eager.max_rel_err:.2f}" if has_error else "-")  # type: ignore[union-attr,operator]
         lines.append("| " + " | ".join(cells) + " |")
@@ -60,6 +92,11 @@ def markdown(records: Sequence[Record]) -> str:
                 f"\nover {peer}: geometric mean {geometric_mean(list(ratios.values())):.2f}, "
                 f"least {ratios[worst]:.2f} ({worst[0]}, batch {worst[1]})"
             )
+    for batch in sorted({b for _, b in best}):
+        ratios = {c: r.value for c, r in best.items() if c[1] == batch}
+        worst = min(ratios, key=lambda c: ratios[c])
+        mean = geometric_mean(list(ratios.values()))
+        lines.append(f"\nover the best peer, batch {batch}: geometric mean {mean:.2f}, least {best[worst]} ({worst[0]})")
     failed = [r for r in records if r.error]
     lines += [f"\nfailed: {r.impl} on {r.net} batch {r.batch}: {r.error}" for r in failed]
     return "\n".join(lines) + "\n"

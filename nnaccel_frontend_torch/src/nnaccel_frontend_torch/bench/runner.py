@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -19,7 +20,8 @@ WORKER = "nnaccel_frontend_torch.bench.worker"
 
 @dataclass(frozen=True)
 class Record:
-    """One measured implementation. ``ms`` is the median; ``ms_low`` and ``ms_high`` are the quartiles of all calls."""
+    """One measured implementation. ``ms`` is the median; ``ms_low`` and ``ms_high`` are the quartiles of all calls; ``run_ms``
+    the median of each run, where there were several: ``ms`` is then their median."""
 
     net: str
     batch: int
@@ -38,15 +40,18 @@ class Record:
     parameter_bytes: int | None = None
     prepared_bytes: int | None = None
     error: str = ""
+    run_ms: Sequence[float] = ()
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What to run. ``calls`` per implementation are spread over ``rounds`` turns; none are timed when it is 0."""
+    """What to run. ``calls`` per implementation are spread over ``rounds`` turns, and that ``runs`` times; none are timed when it
+    is 0."""
 
     threads: int
     calls: int = 24
     rounds: int = 6
+    runs: int = 1
     memory: bool = False
     train: bool = False
     log: Path | None = None
@@ -93,8 +98,8 @@ def run_case(net: str, batch: int, impls: Sequence[str], settings: Settings, say
             times: dict[str, list[float]] = {impl: [] for impl in impls if "error" not in found[impl]}
             if settings.calls:
                 rounds, untimed = turns(settings, [workers[impl].ask("time", calls=1, untimed=1)["ms"][0] for impl in times])
-                for turn in range(rounds):
-                    say(f"{net} batch {batch}: round {turn + 1} of {rounds}")
+                for turn in range(rounds * settings.runs):
+                    say(f"{net} batch {batch}: round {turn + 1} of {rounds * settings.runs}")
                     for impl in times:
                         time.sleep(PAUSE_S)
                         calls = -(-settings.calls // rounds)
@@ -102,6 +107,10 @@ def run_case(net: str, batch: int, impls: Sequence[str], settings: Settings, say
             for impl, ms in times.items():
                 if ms:
                     found[impl].update(summary(ms))
+                if ms and settings.runs > 1:
+                    each = len(ms) // settings.runs
+                    runs = [statistics.median(ms[i : i + each]) for i in range(0, len(ms), each)]
+                    found[impl].update(ms=statistics.median(runs), run_ms=runs)
                 if settings.memory and (impl == "eager" or impl.startswith("nnaccel")):
                     answer = workers[impl].ask("memory")
                     found[impl].update({k: v for k, v in answer.items() if k.endswith("_bytes")})

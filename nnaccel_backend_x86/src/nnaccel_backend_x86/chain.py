@@ -1,0 +1,95 @@
+"""A chain of kernels as one call of kernel ``chain``: ``native/chain.cpp``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from nnaccel_backend_x86 import builtin
+from nnaccel_backend_x86.builtin import BoundCall, BuiltinCall
+from nnaccel_backend_x86.onednn import sizes
+from nnaccel_core.errors import NnaccelError
+from nnaccel_core.plan import BufferRef, ChainStep, KernelStep, LibraryStep
+
+#: ``MOST_BUFFERS`` of ``native/chain.cpp``.
+MOST_BUFFERS = 64
+#: Entries of ``Head``, ``Member`` and ``Local`` there.
+HEAD, MEMBER, LOCAL = 8, 6, 4
+
+
+@dataclass(frozen=True)
+class Member:
+    """A kernel of a chain: its address, what it is given, how many tasks a row of its output is, and its height."""
+
+    address: int
+    buffers: Sequence[BufferRef]
+    dims: Sequence[int]
+    tasks: int
+    height: int
+    scratch: int
+
+
+def member(step: KernelStep | LibraryStep, images: int, kernel: int) -> Member:
+    """``step``, whose generated kernel is at ``kernel``.
+
+    Raises:
+        NnaccelError: the step is none of this backend's own kernels.
+    """
+    if isinstance(step, KernelStep):
+        out, tasks = step.buffers[-1], step.tasks
+        bound = BoundCall("", step.buffers, step.dims, step.tasks, step.scratch)
+        address = kernel
+    else:
+        call = step.candidate.impl
+        found = call.bound(step) if isinstance(call, BuiltinCall) else None
+        if found is None:
+            raise NnaccelError(f"{step.origin}: {step.candidate.reason!r} cannot run on some rows at a time")
+        (out,), tasks, bound = step.outputs, found.tasks, found
+        address = builtin.address(found.name)
+    if len(bound.buffers) > MOST_BUFFERS:
+        raise NnaccelError(f"{step.origin}: a member of a chain takes at most {MOST_BUFFERS} tensors, not {len(bound.buffers)}")
+    height = sizes(out.type)[2]
+    return Member(address, bound.buffers, bound.dims, tasks // (images * height), height, bound.scratch)
+
+
+def align(n: int) -> int:
+    """Rounded up to whole pages, and one cache line more: tiles do not begin at equal offsets of a page (4K aliasing)."""
+    return -(-n // 4096) * 4096 + 64
+
+
+def chain_call(step: ChainStep, members: Sequence[Member]) -> BoundCall:
+    """The call that runs ``members`` of ``step``."""
+    plan = step.schedule
+    number = {m: k for k, m in enumerate(step.locals)}
+    locals_at = HEAD + MEMBER * len(members)
+    rows_at = locals_at + LOCAL * len(number)
+    record = len(number) + 2 * len(members)
+    end = rows_at + plan.strips * plan.bands * record
+    given: list[BufferRef] = []
+    tail: list[int] = []
+    table: list[int] = []
+    for m in members:
+        which = []
+        for ref in m.buffers:
+            if ref.space == "local":
+                which.append(-1 - number[ref.index])
+                continue
+            if ref not in given:
+                given.append(ref)
+            which.append(given.index(ref))
+        buffers_at = end + len(tail)
+        table += [m.address, len(which), buffers_at, buffers_at + len(which), m.height, m.tasks]
+        tail += [*which, *m.dims]
+    offset = 0
+    for m, held in ((m, plan.held[m]) for m in step.locals):
+        table += [offset, step.row_bytes(m), members[m].height, m]
+        offset += align(held * step.row_bytes(m))
+    for strip_rows, strip_first in zip(plan.rows, plan.first, strict=True):
+        for rows, first in zip(strip_rows, strip_first, strict=True):
+            table += [*(first[m] for m in step.locals), *(n for pair in rows for n in pair)]
+    head = (len(members), len(number), plan.strips, plan.bands, HEAD, locals_at, rows_at, offset)
+    scratch = offset + max(m.scratch for m in members)
+    return BoundCall("chain", tuple(given), (*head, *table, *tail), step.images * plan.strips, scratch)
+
+
+__all__ = ["Member", "chain_call", "member"]

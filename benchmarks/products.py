@@ -10,7 +10,9 @@ convolution with oneDNN's convolution alone, which needs a pass over its input b
 from __future__ import annotations
 
 import argparse
+import ctypes
 import math
+import mmap
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -45,21 +47,21 @@ class Conv:
 
     def graph(self) -> Graph:
         x = Value(TensorType((self.images, self.channels, self.size, self.size), "float32", IMAGE), "x")
-        params = [_param("w", self.columns, self.channels, self.window, self.window), _param("b", self.columns)]
+        params = [parameter("w", self.columns, self.channels, self.window, self.window), parameter("b", self.columns)]
         nodes: list[Node] = []
         at, inputs = x, [x]
         if self.prologue:
-            params += [_param("scale", self.channels, 1, 1), _param("shift", self.channels, 1, 1)]
-            at = _add(nodes, "mul", at, params[2])
-            at = _add(nodes, "add", at, params[3])
-            at = _add(nodes, "relu", at)
+            params += [parameter("scale", self.channels, 1, 1), parameter("shift", self.channels, 1, 1)]
+            at = add_node(nodes, "mul", at, params[2])
+            at = add_node(nodes, "add", at, params[3])
+            at = add_node(nodes, "relu", at)
         pad = (self.window // 2,) * 2
         attrs = {"stride": (self.stride,) * 2, "padding": (pad, pad), "dilation": (1, 1), "groups": 1}
-        at = _add(nodes, "conv", at, *params[:2], **attrs)
+        at = add_node(nodes, "conv", at, *params[:2], **attrs)
         if self.residual:
             inputs.append(Value(at.type, "residual"))
-            at = _add(nodes, "add", at, inputs[1])
-        at = _add(nodes, "relu", at)
+            at = add_node(nodes, "add", at, inputs[1])
+        at = add_node(nodes, "relu", at)
         return Graph(tuple(inputs), tuple(params), tuple(nodes), (at,))
 
     def work(self) -> tuple[float, str]:
@@ -82,9 +84,9 @@ class Fc:
 
     def graph(self) -> Graph:
         x = Value(TensorType((self.rows, self.channels), "float32"), "x")
-        params = (_param("w", self.columns, self.channels), _param("b", self.columns))
+        params = (parameter("w", self.columns, self.channels), parameter("b", self.columns))
         nodes: list[Node] = []
-        out = _add(nodes, "matmul", x, *params, transpose_b=True)
+        out = add_node(nodes, "matmul", x, *params, transpose_b=True)
         return Graph((x,), params, tuple(nodes), (out,))
 
     def work(self) -> tuple[float, str]:
@@ -94,11 +96,11 @@ class Fc:
         return f"{self.net} fc {self.channels}->{self.columns} x {self.rows} rows"
 
 
-def _param(name: str, *shape: int) -> Value:
+def parameter(name: str, *shape: int) -> Value:
     return Value(TensorType(shape, "float32"), name)
 
 
-def _add(nodes: list[Node], op: str, *inputs: Value, **attrs: object) -> Value:
+def add_node(nodes: list[Node], op: str, *inputs: Value, **attrs: object) -> Value:
     (t,) = infer(op, [v.type for v in inputs], attrs)
     out = Value(t.with_layout(IMAGE if t.rank == 4 else None), f"v{len(nodes)}")
     nodes.append(Node(op, inputs, (out,), attrs, f"layer{len(nodes)}"))
@@ -121,35 +123,67 @@ CASES: Sequence[Conv | Fc] = (
 )  # fmt: skip
 
 
+class SmallPages:
+    """Memory in pages of 4 KB, as frameworks hold their parameters."""
+
+    def __init__(self, nbytes: int) -> None:
+        self.nbytes = nbytes
+        self._map = mmap.mmap(-1, nbytes)
+        self.address = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
+
+
 class Runner:
     """A candidate, built, with memory of its own for packed weights and for the output."""
 
-    def __init__(self, backend: X86Backend, c: Candidate, data: dict[Value, np.ndarray], threads: int) -> None:
+    def __init__(
+        self,
+        backend: X86Backend,
+        c: Candidate,
+        data: dict[Value, np.ndarray],
+        threads: int,
+        copies: int = 0,
+        kind: type[X86Memory] | type[SmallPages] = X86Memory,
+    ) -> None:
+        """``copies``: of the weights (the second input) in memory of this ``kind``, of which each call may take another."""
         packs = {p.value: p for p in c.packs}
         refs, types, inputs = [], [], []
         self.keep: list[object] = []
+        self.weights: list[X86Memory | SmallPages] = []
         for v in c.inputs:
-            kind, array = v.type, np.ascontiguousarray(data[v].transpose(v.type.layout))
+            given, array = v.type, np.ascontiguousarray(data[v].transpose(v.type.layout))
             memory = X86Memory(array.nbytes)
             memory.numpy(TensorType(array.shape, "float32"))[...] = array
             if v in packs:
                 memory = self._packed(backend, v, packs[v].key, packs[v].nbytes, memory)
-                kind = TensorType((packs[v].nbytes,), "uint8")
-            refs.append(BufferRef("input", len(inputs), 0, kind))
-            types.append(kind)
+                given = TensorType((packs[v].nbytes,), "uint8")
+            refs.append(BufferRef("input", len(inputs), 0, given))
+            types.append(given)
+            if len(inputs) == 1:
+                self.weights = [kind(memory.nbytes) for _ in range(copies)]
+                for m in self.weights:
+                    ctypes.memmove(m.address, memory.address, memory.nbytes)
             inputs.append(memory.address)
             self.keep.append(memory)
         out = c.outputs[0].type
         result = X86Memory(int(out.nbytes))  # type: ignore[arg-type]
         step = LibraryStep(c, tuple(refs), (BufferRef("output", 0, 0, out),), None, str(c.reason))
-        executable = backend.build(Plan("one", (step,), tuple(types), (), (out,)), Options())
+        self.executable = backend.build(Plan("one", (step,), tuple(types), (), (out,)), Options())
         self.keep.append(result)
-        given, outputs = tuple(inputs), (result.address,)
-        self._call = (executable, given, outputs, threads)
+        self._call = (tuple(inputs), (result.address,), threads)
 
     def run(self) -> None:
-        executable, given, outputs, threads = self._call
-        executable.run(given, (), outputs, threads, 0)
+        given, outputs, threads = self._call
+        self.executable.run(given, (), outputs, threads, 0)
+
+    def timed(self, weights: X86Memory | SmallPages | None = None) -> float:
+        """Seconds of one call as the runtime measures them, with these weights."""
+        given, outputs, threads = self._call
+        if weights is not None:
+            given = (given[0], weights.address, *given[2:])
+        self.executable.profiling = True
+        self.executable.run(given, (), outputs, threads, 0)
+        self.executable.profiling = False
+        return sum(seconds for _, seconds in self.executable.profile())
 
     @staticmethod
     def _packed(backend: X86Backend, v: Value, key: str, nbytes: int, source: X86Memory) -> X86Memory:
@@ -176,8 +210,8 @@ def fastest(runs: Sequence[Callable[[], object]], seconds: float) -> list[float]
     return best
 
 
-def measure(backend: X86Backend, case: Conv | Fc, threads: int, seconds: float) -> tuple[float, float, float, float]:
-    """Seconds of ours and of oneDNN's best, then the estimates of both."""
+def rivals(backend: X86Backend, case: Conv | Fc) -> tuple[Candidate, Candidate, dict[Value, np.ndarray]]:
+    """Ours and oneDNN's that take most layers along, the best by estimate; and data for all values."""
     rng = np.random.default_rng(0)
     graph = case.graph()
     data = {v: rng.standard_normal(v.shape).astype(np.float32) for v in (*graph.inputs, *graph.params)}  # type: ignore[arg-type]
@@ -189,9 +223,13 @@ def measure(backend: X86Backend, case: Conv | Fc, threads: int, seconds: float) 
     ours = min((c for c in own if len(c.nodes) == most), key=lambda c: c.seconds)
     others = [c for c in last if not isinstance(c.impl, BuiltinCall)]
     longest = max(len(c.nodes) for c in others)
-    theirs = min((c for c in others if len(c.nodes) == longest), key=lambda c: c.seconds)
-    runners = [Runner(backend, c, data, threads) for c in (ours, theirs)]
-    a, b = fastest([r.run for r in runners], seconds)
+    return ours, min((c for c in others if len(c.nodes) == longest), key=lambda c: c.seconds), data
+
+
+def measure(backend: X86Backend, case: Conv | Fc, threads: int, seconds: float) -> tuple[float, float, float, float]:
+    """Seconds of ours and of oneDNN's best, then the estimates of both."""
+    ours, theirs, data = rivals(backend, case)
+    a, b = fastest([Runner(backend, c, data, threads).run for c in (ours, theirs)], seconds)
     return a, b, ours.seconds, theirs.seconds
 
 

@@ -30,8 +30,10 @@ struct Tile {
     int64_t out_stride;
 };
 
-// GROUP: weight rows that pass by each chunk of few input rows together.
-constexpr int MOST_TILE_ROWS = 14, MOST_DOTS = 8, GROUP = 24;
+// GROUP: weight rows that pass by each chunk of few input rows together. One or two (MOST_WHOLE) rows are read whole, and weights in
+// RUNS runs side by side, TURN rows of each between finishing their sums.
+constexpr int MOST_TILE_ROWS = 14, MOST_DOTS = 8, GROUP = 24, MOST_WHOLE = 2, RUNS = 4, TURN = 16;
+static_assert(RUNS * TURN * MOST_WHOLE <= GROUP * MOST_DOTS, "sums of all runs' rows have the room of a group's");
 
 struct Tiles {
     int64_t width;  // columns
@@ -42,14 +44,15 @@ struct Tiles {
 struct Rows {
     void (*by_rows[MOST_DOTS + 1])(const float *x, int64_t x_stride, const float *w, int64_t w_stride, int64_t k, int64_t rows,
                                    const float *next, float *sums);
+    void (*runs[MOST_WHOLE + 1])(const float *x, const float *w, int64_t w_stride, int64_t k, int64_t rows, float *sums);
 };
 
 struct Kernels {
     Tiles wide, narrow;  // narrow: for the last columns
     int64_t vector;      // floats
     Rows rows;
-    void (*finish_rows)(const float *sums, int64_t m, int64_t rows, const Epilogue &e, int64_t row, int64_t column, float *out,
-                        int64_t out_stride);
+    void (*finish_rows)(const float *sums, int64_t apart, int64_t m, int64_t rows, const Epilogue &e, int64_t row, int64_t column,
+                        float *out, int64_t out_stride);
     void (*prologue)(const float *const *from, int64_t rows, int64_t k, const float *scale, const float *shift, bool relu, float *to,
                      int64_t to_stride);
 };
@@ -318,8 +321,9 @@ void product_pixels(void **buffers, const int64_t *dims, uint8_t *scratch, int64
 
 // Products of few rows with weights that are read once, where they lie: (columns, channels), row-major. dims: rows, columns,
 // channels, in_stride, out_stride, residual_stride, blocks of columns (tasks), chunk (channels of up to 8 rows that stay in the
-// first-level cache; or all of them), has_bias, has_residual, activation, alpha, beta. Buffers: input, weights, bias, residual, output.
-// Scratch: the input, [chunks][rows][chunk]; then sums of GROUP weight rows.
+// first-level cache; or all of them, as always for up to MOST_WHOLE rows), has_bias, has_residual, activation, alpha, beta.
+// Buffers: input, weights, bias, residual, output. Scratch: the input, [chunks][rows][chunk]; then sums of GROUP weight rows for
+// each MOST_DOTS rows, which is also room for those of RUNS * TURN for MOST_WHOLE.
 void rows_product(void **buffers, const int64_t *dims, uint8_t *scratch, int64_t begin, int64_t end) {
     const int64_t m = dims[0], n = dims[1], k = dims[2], in_stride = dims[3], out_stride = dims[4], blocks = dims[6], chunk = dims[7];
     int next = 0;
@@ -344,7 +348,19 @@ void rows_product(void **buffers, const int64_t *dims, uint8_t *scratch, int64_t
     const Kernels &kernel = kernels();
     const int64_t vector = kernel.vector, sets = MOST_DOTS * vector * GROUP;
     const int64_t from = n * begin / blocks, to = n * end / blocks;
-    for (int64_t j = from; j < to; j += GROUP) {
+    // Each run of weights is read in order to its end, across rows: what the processor fetches ahead by itself is then never in vain.
+    int64_t rest = from;
+    if (m <= MOST_WHOLE) {
+        const int64_t run = (to - from) / RUNS, apart = m * vector;
+        for (int64_t j = 0; j < run; j += TURN) {
+            const int64_t count = std::min<int64_t>(TURN, run - j);
+            kernel.rows.runs[m](packed, w + (from + j) * k, run * k, k, count, sums);
+            for (int64_t r = 0; r < RUNS; ++r)
+                kernel.finish_rows(sums + r * apart, RUNS * apart, m, count, e, 0, from + r * run + j, out, out_stride);
+        }
+        rest += RUNS * run;
+    }
+    for (int64_t j = rest; j < to; j += GROUP) {
         const int64_t count = std::min<int64_t>(GROUP, to - j);
         std::memset(sums, 0, size_t((m + MOST_DOTS - 1) / MOST_DOTS * sets) * sizeof(float));
         for (int64_t first = 0; first < k; first += chunk) {
@@ -357,7 +373,8 @@ void rows_product(void **buffers, const int64_t *dims, uint8_t *scratch, int64_t
                                                                         sums + i / MOST_DOTS * sets);
         }
         for (int64_t i = 0; i < m; i += MOST_DOTS)
-            kernel.finish_rows(sums + i / MOST_DOTS * sets, std::min<int64_t>(MOST_DOTS, m - i), count, e, i, j, out, out_stride);
+            kernel.finish_rows(sums + i / MOST_DOTS * sets, MOST_DOTS * vector, std::min<int64_t>(MOST_DOTS, m - i), count, e, i, j,
+                               out, out_stride);
     }
 }
 

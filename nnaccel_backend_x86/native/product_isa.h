@@ -107,8 +107,8 @@ TARGET void prologue(const float *const *from, int64_t rows, int64_t k, const fl
 }
 
 // Sums of M rows of x [M][k] with R rows of weights, w_stride apart: sums[r * MOST_DOTS + m] += x[m] * w[r], a vector of partial
-// sums each. `next`: the weights that come next, fetched meanwhile; one or two rows of x are read whole, and weights in long
-// runs, which the processor fetches better by itself (measured: 21 GB/s, with prefetches 14 to 19).
+// sums each. `next`: the weights that come next, fetched meanwhile; not for one or two rows of x, which are read whole: what is in
+// long runs the processor fetches better by itself (measured: 21 GB/s, with prefetches 14 to 19).
 template <int M, int R>
 TARGET void dots(const float *x, int64_t x_stride, const float *w, int64_t w_stride, int64_t k, const float *next, float *sums) {
     VEC sum[R][M];
@@ -119,7 +119,7 @@ TARGET void dots(const float *x, int64_t x_stride, const float *w, int64_t w_str
     constexpr int LINE = 16;  // floats
     int64_t i = 0;
     for (; i + LINE <= k; i += LINE) {
-        if constexpr (M > 2)
+        if constexpr (M > MOST_WHOLE)
 #pragma GCC unroll 8
             for (int r = 0; r < R; ++r) __builtin_prefetch(next + r * w_stride + i);
 #pragma GCC unroll 4
@@ -157,16 +157,61 @@ TARGET void some_rows(const float *x, int64_t x_stride, const float *w, int64_t 
     for (; r < rows; ++r) dots<M, 1>(x, x_stride, w + r * w_stride, w_stride, k, next, sums + r * MOST_DOTS * WIDTH);
 }
 
-// Adds up the vectors of `sums`, and finishes `m` rows of `rows` columns.
-TARGET void finish_rows(const float *sums, int64_t m, int64_t rows, const Epilogue &e, int64_t row, int64_t column, float *out,
-                        int64_t out_stride) {
+// Sums of M rows of x [M][k] with `rows` rows of each of RUNS runs of weights, which begin w_stride apart: [rows][RUNS][M] vectors.
+template <int M>
+TARGET void runs(const float *x, const float *w, int64_t w_stride, int64_t k, int64_t rows, float *sums) {
+    for (int64_t r = 0; r < rows; ++r, w += k) {
+        VEC sum[RUNS][M];
+#pragma GCC unroll 8
+        for (int s = 0; s < RUNS; ++s)
+#pragma GCC unroll 8
+            for (int m = 0; m < M; ++m) sum[s][m] = VEC{};
+        int64_t i = 0;
+#pragma GCC unroll 2
+        for (; i + WIDTH <= k; i += WIDTH) {
+            VEC left[M];
+#pragma GCC unroll 8
+            for (int m = 0; m < M; ++m) left[m] = load(x + m * k + i);
+#pragma GCC unroll 8
+            for (int s = 0; s < RUNS; ++s) {
+                VEC right = load(w + s * w_stride + i);
+#pragma GCC unroll 8
+                for (int m = 0; m < M; ++m) sum[s][m] = MULTIPLY_ADD(left[m], right, sum[s][m]);
+            }
+        }
+        for (; i < k; ++i)
+            for (int s = 0; s < RUNS; ++s)
+                for (int m = 0; m < M; ++m) sum[s][m][0] += x[m * k + i] * w[s * w_stride + i];
+#pragma GCC unroll 8
+        for (int s = 0; s < RUNS; ++s, sums += M * WIDTH)
+#pragma GCC unroll 8
+            for (int m = 0; m < M; ++m) store(sums + m * WIDTH, sum[s][m]);
+    }
+}
+
+// The sums of n vectors `apart` floats from each other, one in each lane: halves of neighbors, side by side, are added up as often as
+// it takes. One after another, the additions of each row would wait for each other.
+TARGET inline VEC across(const float *from, int64_t apart, int64_t n) {
+    INTS even, odd;
+    for (int i = 0; i < WIDTH; ++i) even[i] = 2 * i, odd[i] = 2 * i + 1;
+    VEC part[WIDTH];
+#pragma GCC unroll 16
+    for (int i = 0; i < WIDTH; ++i) part[i] = i < n ? load(from + i * apart) : VEC{};
+#pragma GCC unroll 4
+    for (int left = WIDTH / 2; left > 0; left /= 2)
+#pragma GCC unroll 8
+        for (int i = 0; i < left; ++i)
+            part[i] = __builtin_shuffle(part[2 * i], part[2 * i + 1], even) + __builtin_shuffle(part[2 * i], part[2 * i + 1], odd);
+    return part[0];
+}
+
+// Adds up the vectors of `sums`, and finishes `m` rows of `rows` columns. `apart`: from the sums of a column to the next one's.
+TARGET void finish_rows(const float *sums, int64_t apart, int64_t m, int64_t rows, const Epilogue &e, int64_t row, int64_t column,
+                        float *out, int64_t out_stride) {
     for (int64_t i = 0; i < m; ++i)
         for (int64_t r = 0; r < rows; r += WIDTH) {
             const int64_t n = rows - r < WIDTH ? rows - r : WIDTH;
-            float total[WIDTH] = {};
-            for (int64_t j = 0; j < n; ++j)
-                for (int v = 0; v < WIDTH; ++v) total[j] += sums[((r + j) * MOST_DOTS + i) * WIDTH + v];
-            VEC part[1][1] = {{load(total)}};
+            VEC part[1][1] = {{across(sums + r * apart + i * WIDTH, apart, n)}};
             finish<1, 1>(part, e, row + i, column + r, n, out, out_stride);
         }
 }
@@ -178,7 +223,7 @@ constexpr Tiles tiles(std::integer_sequence<int, R...>) {
 
 template <int... M>
 constexpr Rows rows_table(std::integer_sequence<int, M...>) {
-    return {{nullptr, some_rows<M + 1>...}};
+    return {{nullptr, some_rows<M + 1>...}, {nullptr, runs<1>, runs<2>}};
 }
 
 constexpr Kernels kernels = {tiles<WIDE>(std::make_integer_sequence<int, ROWS>()), tiles<1>(std::make_integer_sequence<int, NARROW>()),

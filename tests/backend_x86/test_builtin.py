@@ -267,7 +267,7 @@ def test_strided_operands_are_refused_where_they_do_not_fit() -> None:
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 6, 7, 8, 9, 16, 31])
-@pytest.mark.parametrize("k,n", [(64, 10), (1280, 1000), (7, 5), (13, 33), (1, 3)])
+@pytest.mark.parametrize("k,n", [(64, 10), (64, 515), (1280, 1000), (7, 5), (13, 33), (37, 1030), (1, 3)])
 def test_few_rows(rows: int, k: int, n: int) -> None:
     net = Net()
     y = net.op("matmul", net.input(rows, k), net.param(n, k), net.param(n), transpose_b=True)

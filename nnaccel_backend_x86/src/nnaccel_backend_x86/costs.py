@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 
 from nnaccel_core.api import Machine
+from nnaccel_core.select.reading import reading_seconds
 
 Shape = tuple[int, ...]
 
@@ -84,7 +85,9 @@ def product_seconds(machine: Machine, packed: bool, batch: int, m: int, n: int, 
         rows_bytes = 4 * m * k
         if rows_bytes >= machine.l2 // 2:
             efficiency = min(efficiency, 0.47 if rows_bytes <= machine.l2 else 0.25)
-    return START + max(flops / (machine.flops * BOOST * efficiency), traffic_seconds(machine, nbytes))
+    right = 4.0 * n * k if batch == 1 else 0.0
+    memory = reading_seconds(machine, right, right) + traffic_seconds(machine, max(0.0, nbytes - right))
+    return START + max(flops / (machine.flops * BOOST * efficiency), memory)
 
 
 #: oneDNN's gradients of convolutions, fraction of peak (batch 16, channels-last; ``benchmarks/gradients.py``): of the input, and
@@ -171,7 +174,7 @@ def own_rows(machine: Machine, m: int, n: int, k: int) -> tuple[int, float]:
     """Dot products of ``m`` rows with ``n`` rows of weights that come from memory once: tasks, and seconds."""
     flops = 2.0 * m * n * k
     compute = flops / (machine.flops * BOOST * ROWS_EFFICIENCY)
-    memory = traffic_seconds(machine, 4.0 * (n * k + m * (n + k)))
+    memory = reading_seconds(machine, 4.0 * n * k, 4.0 * n * k) + traffic_seconds(machine, 4.0 * m * (n + k))
     together = max(compute, memory)
     if together * machine.cores < WORTH_WAKING:
         return 1, SERIAL_LAUNCH + together * machine.cores
@@ -213,6 +216,9 @@ WINOGRAD_WEIGHTS = {4: 100.0, 2: 54.0}
 #: and end cost. Tiles of few rows wait for their sums.
 WINOGRAD, WINOGRAD_START = 0.7, 6.0
 SHORT_TILES = {1: 0.27, 2: 0.52, 3: 0.75}
+#: With AVX-512: all of it takes so much longer than by the figures above, and tiles of few rows wait for weights as well (512 to 512
+#: channels at 7x7, four tiles: 908 us with warm weights, estimated 629 without these).
+WINOGRAD_WIDE, SHORT_WIDE_TILES = 1.2, {1: 0.27, 2: 0.37, 3: 0.38, 4: 0.55}
 
 
 def winograd_seconds(
@@ -239,7 +245,8 @@ def winograd_seconds(
     columns = -(-min(outer, out_channels) // 16) * 16
     vectors, out_vectors = -(-channels // width), columns // width
     rows = -(-tiles // -(-tiles // most))
-    efficiency = WINOGRAD * inner / (inner + WINOGRAD_START) * SHORT_TILES.get(rows, 1.0)
+    efficiency = WINOGRAD * inner / (inner + WINOGRAD_START)
+    efficiency *= (SHORT_WIDE_TILES if width == 16 else SHORT_TILES).get(rows, 1.0)
     # What does not fit the second-level cache comes from the third.
     efficiency /= 1.0 + 0.03 * max(0.0, scratch / machine.l2 - 1.0)
     task = (m + 2) ** 2 * tiles * channels * columns / (2 * width * efficiency)
@@ -247,7 +254,7 @@ def winograd_seconds(
     task += channels * out_vectors * WINOGRAD_WEIGHTS[m]
     # Cores without a task in the last round wait.
     rounds = -(-tasks // machine.cores) if tasks < 4 * machine.cores else tasks / machine.cores
-    compute = rounds * task * cycle
+    compute = rounds * task * cycle * (WINOGRAD_WIDE if width == 16 else 1.0)
     memory = traffic_seconds(machine, read + written + 4 * 9 * channels * out_channels)
     return OWN_LAUNCH + max(compute, memory) + 0.25 * min(compute, memory)
 

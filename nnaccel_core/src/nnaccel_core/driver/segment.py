@@ -35,6 +35,7 @@ from nnaccel_core.select.candidate import Candidate, Pack
 from nnaccel_core.select.chains import form_chains
 from nnaccel_core.select.cover import Selection, select
 from nnaccel_core.select.known import sizes_as_constants
+from nnaccel_core.select.reading import after_reading
 
 
 @dataclass
@@ -304,6 +305,8 @@ class CompiledSegment:
             theirs = None if cover is None else {nodes for core, nodes in cover if not core}
             offered = self.backend.candidates(graph, env, options, theirs)
             found += [c for c in offered if theirs is None or frozenset(c.nodes) in theirs]
+        weights = sum(evaluate(p.type.nbytes, env) for p in self.main.params)
+        found = after_reading(graph, env, self.backend.machine, weights, found)
         if self.restricted:
             found = self._available(graph, found)
         return [self._with_packing(c) for c in found] if options.live else found

@@ -27,6 +27,10 @@ CACHE_SPEEDUP = 4.0
 #: ``(rows up to, fraction of peak)`` of products with weights where they lie, and packed.
 PLAIN = ((1, 0.25), (2, 0.15), (4, 0.26), (8, 0.38), (16, 0.5), (64, 0.57), (math.inf, 0.68))
 PACKED = ((1, 0.25), (2, 0.44), (4, 0.55), (8, 0.6), (math.inf, 0.7))
+#: With AVX-512: seconds of one core to rearrange a weight that lies row-major, by rows of input. Milliseconds at 2, 4, 8, 16, 32
+#: and 64 rows: 9216 to 4096 5.3, 10.2, 16.6, 20.6, 23.6, 30.5 (our products 5.4, 7.5, 6.7, 7.3, 12.7, 22.5), 4096 to 1000 0.7,
+#: 0.7, 1.2, 2.6, 3.0, 3.7.
+REARRANGED = ((2, 0.1e-9), (4, 0.5e-9), (8, 0.8e-9), (math.inf, 1e-9))
 
 #: Terms' worth of work that a sum costs in oneDNN's convolutions of at most 4 channels.
 FIRST_LAYER_START = 27.0
@@ -87,6 +91,8 @@ def product_seconds(machine: Machine, packed: bool, batch: int, m: int, n: int, 
             efficiency = min(efficiency, 0.47 if rows_bytes <= machine.l2 else 0.25)
     right = 4.0 * n * k if batch == 1 else 0.0
     memory = reading_seconds(machine, right, right) + traffic_seconds(machine, max(0.0, nbytes - right))
+    if not packed and batch == 1 and m > 1 and machine.isa == "avx512":
+        memory += n * k * next(s for rows, s in REARRANGED if m <= rows) / machine.cores
     return START + max(flops / (machine.flops * BOOST * efficiency), memory)
 
 
@@ -216,8 +222,8 @@ WINOGRAD_WEIGHTS = {4: 100.0, 2: 54.0}
 #: and end cost. Tiles of few rows wait for their sums.
 WINOGRAD, WINOGRAD_START = 0.7, 6.0
 SHORT_TILES = {1: 0.27, 2: 0.52, 3: 0.75}
-#: With AVX-512: all of it takes so much longer than by the figures above, and tiles of few rows wait for weights as well (512 to 512
-#: channels at 7x7, four tiles: 908 us with warm weights, estimated 629 without these).
+#: With AVX-512: all of it takes so much longer than by the figures above, and tiles of few rows wait for weights as well (512 to
+#: 512 channels at 7x7, four tiles: 908 us with warm weights, estimated 629 without these).
 WINOGRAD_WIDE, SHORT_WIDE_TILES = 1.2, {1: 0.27, 2: 0.37, 3: 0.38, 4: 0.55}
 
 

@@ -183,3 +183,10 @@ def test_chains_are_formed_where_the_cache_is_worth_it() -> None:
     assert formed(1 << 20)
     assert not formed(1 << 16)
 
+
+
+@pytest.mark.parametrize("shape", [(1, 0, 4, 4), (0, 3, 4, 4), (1, 3, 0, 4), (1, 3, 4, 0)])
+def test_images_without_elements_have_no_rows(shape: tuple[int, ...]) -> None:
+    net = Net()
+    graph = net.graph(net.op("relu", net.input(*shape, layout=IMAGE), layout=IMAGE))
+    assert all(c.by_rows is None for c in dfp.propose(graph, {}, B.machine, Options(), "ispc"))

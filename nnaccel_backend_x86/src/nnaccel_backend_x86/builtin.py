@@ -17,7 +17,7 @@ from nnaccel_backend_x86 import native
 from nnaccel_core.errors import NnaccelError, ToolchainError
 from nnaccel_core.ir import Node, channels_last, identity
 from nnaccel_core.ir.types import Layout
-from nnaccel_core.plan import BufferRef, LibraryStep
+from nnaccel_core.plan import BufferRef, KernelStep, LibraryStep
 
 #: Kernels that make the same packed form of weights in the order `outputs_last`.
 LAST = {"pack_panels": "pack_panels_last"}
@@ -61,13 +61,18 @@ class BuiltinCall:
 
 @dataclass(frozen=True)
 class BoundCall:
-    """A kernel of the native library with everything it is given."""
+    """A kernel, of the native library where it has a ``name``, with everything it is given."""
 
     name: str
     buffers: tuple[BufferRef, ...]
     dims: tuple[int, ...]
     tasks: int
     scratch: int
+
+
+def generated(step: KernelStep) -> BoundCall:
+    """The call of a generated kernel, which has no name in the library."""
+    return BoundCall("", step.buffers, step.dims, step.tasks, step.scratch)
 
 
 def row_stride(ref: BufferRef) -> int:

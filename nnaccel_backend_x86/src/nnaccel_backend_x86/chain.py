@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nnaccel_backend_x86 import builtin
-from nnaccel_backend_x86.builtin import BoundCall, BuiltinCall
+from nnaccel_backend_x86.builtin import BoundCall, BuiltinCall, generated
 from nnaccel_backend_x86.onednn import sizes
 from nnaccel_core.errors import NnaccelError
 from nnaccel_core.plan import BufferRef, ChainStep, KernelStep, LibraryStep
+from nnaccel_core.select.schedule import row_bytes_of
 
 #: ``MOST_BUFFERS`` of ``native/chain.cpp``.
 MOST_BUFFERS = 64
@@ -36,20 +37,17 @@ def member(step: KernelStep | LibraryStep, images: int, kernel: int) -> Member:
         NnaccelError: the step is none of this backend's own kernels.
     """
     if isinstance(step, KernelStep):
-        out, tasks = step.buffers[-1], step.tasks
-        bound = BoundCall("", step.buffers, step.dims, step.tasks, step.scratch)
-        address = kernel
+        out, address, bound = step.buffers[-1], kernel, generated(step)
     else:
         call = step.candidate.impl
         found = call.bound(step) if isinstance(call, BuiltinCall) else None
         if found is None:
             raise NnaccelError(f"{step.origin}: {step.candidate.reason!r} cannot run on some rows at a time")
-        (out,), tasks, bound = step.outputs, found.tasks, found
-        address = builtin.address(found.name)
+        (out,), address, bound = step.outputs, builtin.address(found.name), found
     if len(bound.buffers) > MOST_BUFFERS:
         raise NnaccelError(f"{step.origin}: a member of a chain takes at most {MOST_BUFFERS} tensors, not {len(bound.buffers)}")
     height = sizes(out.type)[2]
-    return Member(address, bound.buffers, bound.dims, tasks // (images * height), height, bound.scratch)
+    return Member(address, bound.buffers, bound.dims, bound.tasks // (images * height), height, bound.scratch)
 
 
 def align(n: int) -> int:
@@ -68,9 +66,9 @@ def chain_call(step: ChainStep, members: Sequence[Member]) -> BoundCall:
     given: list[BufferRef] = []
     tail: list[int] = []
     table: list[int] = []
-    for m in members:
+    for kernel in members:
         which = []
-        for ref in m.buffers:
+        for ref in kernel.buffers:
             if ref.space == "local":
                 which.append(-1 - number[ref.index])
                 continue
@@ -78,17 +76,17 @@ def chain_call(step: ChainStep, members: Sequence[Member]) -> BoundCall:
                 given.append(ref)
             which.append(given.index(ref))
         buffers_at = end + len(tail)
-        table += [m.address, len(which), buffers_at, buffers_at + len(which), m.height, m.tasks]
-        tail += [*which, *m.dims]
+        table += [kernel.address, len(which), buffers_at, buffers_at + len(which), kernel.height, kernel.tasks]
+        tail += [*which, *kernel.dims]
     offset = 0
-    for m, held in ((m, plan.held[m]) for m in step.locals):
-        table += [offset, step.row_bytes(m), members[m].height, m]
-        offset += align(held * step.row_bytes(m))
+    for m, t in step.locals.items():
+        table += [offset, row_bytes_of(t), members[m].height, m]
+        offset += align(plan.held[m] * row_bytes_of(t))
     for strip_rows, strip_first in zip(plan.rows, plan.first, strict=True):
         for rows, first in zip(strip_rows, strip_first, strict=True):
             table += [*(first[m] for m in step.locals), *(n for pair in rows for n in pair)]
     head = (len(members), len(number), plan.strips, plan.bands, HEAD, locals_at, rows_at, offset)
-    scratch = offset + max(m.scratch for m in members)
+    scratch = offset + max(kernel.scratch for kernel in members)
     return BoundCall("chain", tuple(given), (*head, *table, *tail), step.images * plan.strips, scratch)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from nnaccel_backend_x86 import builtin, native
-from nnaccel_backend_x86.builtin import BuiltinCall
+from nnaccel_backend_x86.builtin import BoundCall, BuiltinCall
 from nnaccel_backend_x86.chain import chain_call, member
 from nnaccel_backend_x86.onednn import Eltwise, PrimitiveCall, sizes
 from nnaccel_core.api import Executable
@@ -90,35 +90,26 @@ class X86Executable(Executable):
         if handle:
             self._library.nnx_plan_free(handle)
 
-    def _add_kernel(self, step: KernelStep, function: int) -> None:
-        dims = array.array("q", step.dims)
-        serial = 0.0 < step.seconds < SERIAL_SECONDS
-        status = self._library.nnx_plan_add_kernel(
-            self._handle, function, len(step.buffers), _refs(step.buffers), len(dims), dims.buffer_info()[0],
-            step.tasks, step.scratch, serial, step.origin.encode(),
-        )  # fmt: skip
-        native.check(status, step.origin)
-
-    def _add_builtin(self, step: LibraryStep, impl: BuiltinCall) -> None:
-        call = impl.bound(step)
-        if call is None:  # kept, without tasks: profiles name every step of the plan
-            call = builtin.BoundCall(impl.name, (), (), 0, 0)
+    def _add_call(self, function: int, call: BoundCall, seconds: float, origin: str) -> None:
         dims = array.array("q", call.dims)
         status = self._library.nnx_plan_add_kernel(
-            self._handle, builtin.address(call.name), len(call.buffers), _refs(call.buffers), len(dims), dims.buffer_info()[0],
-            call.tasks, call.scratch, 0.0 < step.candidate.seconds < SERIAL_SECONDS, step.origin.encode(),
+            self._handle, function, len(call.buffers), _refs(call.buffers), len(dims), dims.buffer_info()[0],
+            call.tasks, call.scratch, 0.0 < seconds < SERIAL_SECONDS, origin.encode(),
         )  # fmt: skip
-        native.check(status, step.origin)
+        native.check(status, origin)
+
+    def _add_kernel(self, step: KernelStep, function: int) -> None:
+        self._add_call(function, builtin.generated(step), step.seconds, step.origin)
+
+    def _add_builtin(self, step: LibraryStep, impl: BuiltinCall) -> None:
+        # One with nothing to do is kept, without tasks: profiles name every step of the plan.
+        call = impl.bound(step) or BoundCall(impl.name, (), (), 0, 0)
+        self._add_call(builtin.address(call.name), call, step.candidate.seconds, step.origin)
 
     def _add_chain(self, step: ChainStep, compiled: Mapping[int, int]) -> None:
         members = [member(m, step.images, compiled[id(m.source)] if isinstance(m, KernelStep) else 0) for m in step.members]
         call = chain_call(step, members)
-        dims = array.array("q", call.dims)
-        status = self._library.nnx_plan_add_kernel(
-            self._handle, builtin.address(call.name), len(call.buffers), _refs(call.buffers), len(dims), dims.buffer_info()[0],
-            call.tasks, call.scratch, False, step.origin.encode(),
-        )  # fmt: skip
-        native.check(status, step.origin)
+        self._add_call(builtin.address(call.name), call, 0.0, step.origin)
 
     def _add_primitive(self, step: LibraryStep) -> None:
         call = step.candidate.impl

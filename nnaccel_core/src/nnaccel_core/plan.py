@@ -12,7 +12,7 @@ from nnaccel_core.ir import Node, TensorType
 from nnaccel_core.loopir.grammar import Kernel
 from nnaccel_core.loopir.source import KernelSource
 from nnaccel_core.select.candidate import Candidate
-from nnaccel_core.select.schedule import Schedule
+from nnaccel_core.select.schedule import Schedule, row_bytes_of
 
 #: ``input``/``output``/``prepared``/``constant``: the ``index``-th of the plan's lists. ``arena``: scratch of a call.
 #: ``local``: what the ``index``-th member of a `ChainStep` computes.
@@ -91,14 +91,9 @@ class ChainStep:
     schedule: Schedule
     origin: str = ""
 
-    def row_bytes(self, member: int) -> int:
-        """Bytes of a row of the intermediate that ``member`` computes."""
-        t = self.locals[member]
-        return int(t.nbytes) // (self.images * int(t.shape[2]))  # type: ignore[arg-type]
-
     def held_bytes(self) -> int:
         """Bytes of intermediates that each thread holds."""
-        return sum(self.schedule.held[m] * self.row_bytes(m) for m in self.locals)
+        return sum(self.schedule.held[m] * row_bytes_of(t) for m, t in self.locals.items())
 
 
 Step = Union[KernelStep, LibraryStep, HostStep, ChainStep]

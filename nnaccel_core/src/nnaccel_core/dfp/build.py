@@ -20,7 +20,7 @@ from nnaccel_core.dfp.spmd import kernel_dims, map_spmd
 from nnaccel_core.dfp.storage import RECOMPUTE, Staged, storage
 from nnaccel_core.dfp.store import Structures, identity, plain
 from nnaccel_core.errors import NnaccelError
-from nnaccel_core.ir import Env, Value, evaluate, sym
+from nnaccel_core.ir import Env, Value, channels_last, evaluate, sym
 from nnaccel_core.loopir.grammar import Kernel
 from nnaccel_core.loopir.source import KernelSource
 from nnaccel_core.ops import registry
@@ -53,6 +53,12 @@ class Built:
     stages: Callable[[], tuple[General, Staged, Tiling]]
     gpu: Simt | None = None
     rows: tuple[int, str] | None = None
+
+    @functools.cached_property
+    def windows(self) -> Callable[..., tuple[tuple[int, ...], ...]]:
+        """The function of ``rows``."""
+        assert self.rows is not None
+        return eval(self.rows[1])  # type: ignore[no-any-return]
 
     @property
     def kernel(self) -> Kernel:
@@ -150,7 +156,7 @@ def _build(p: Pattern, constants: Mapping[Value, Any], machine: Machine, digest:
 
 def image_rows(staged: Staged, grid: Tiling) -> tuple[int, str] | None:
     """`Built.rows` of a kernel with one result: an image (N, C, H, W), channels last in memory, whose tiles divide its rows."""
-    if len(staged.outputs) != 1 or staged.outputs[0].type.layout != (0, 2, 3, 1) or ROWS not in grid.axes:
+    if len(staged.outputs) != 1 or staged.outputs[0].type.layout != channels_last(4) or ROWS not in grid.axes:
         return None
     at = grid.axes.index(ROWS)
     if grid.axes[:at] not in ((), (0,)):
@@ -262,14 +268,15 @@ def _by_rows(s: Sized, call: KernelCall) -> ByRows | None:
     """The kernel with one row of an image for a task."""
     if s.built.rows is None:
         return None
-    at, text = s.built.rows
-    model, machine = s.built.model, s.machine
-    extents = model.extents(*s.sizes)[: model.axes]
-    tiles = tuple(1 if k <= at else max(1, e) for k, e in enumerate(extents))
+    at, model, machine = s.built.rows[0], s.built.model, s.machine
+    known = model.extents(*s.sizes)
+    extents, nbytes = known[: model.axes], known[model.axes :]
+    if 0 in extents:
+        return None
+    tiles = tuple(1 if k <= at else e for k, e in enumerate(extents))
     scratch, work, *_ = model.tile(*s.sizes, *tiles)
     rows = math.prod(extents[: at + 1])
-    windows = tuple(Window(*w) if w else None for w in eval(text)(*s.sizes))
-    nbytes = model.extents(*s.sizes)[model.axes :]
+    windows = tuple(Window(*w) if w else None for w in s.built.windows(*s.sizes))
     compute = rows * work / (machine.flops * model.efficiency * filled(model, extents, machine))
 
     def seconds(kept: Collection[Value]) -> float:

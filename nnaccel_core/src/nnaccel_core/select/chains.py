@@ -8,15 +8,16 @@ are not started, against rows computed twice where strips of an image meet and w
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from nnaccel_core.ir import Graph, Node, TensorType, Value
+from nnaccel_core.ir import Graph, Node, TensorType, Value, channels_last
 from nnaccel_core.ir.reach import step_between
 from nnaccel_core.select.candidate import ByRows, Candidate, Chain
 from nnaccel_core.select.cover import Selection, Unit
-from nnaccel_core.select.schedule import Layer, reach, schedule
+from nnaccel_core.select.schedule import Layer, reach, row_bytes_of, schedule
 
 if TYPE_CHECKING:
     from nnaccel_core.api import Machine
@@ -36,8 +37,6 @@ WINS = 0.98
 #: Part of the time lost where each core gets a single strip: cores are never equally fast.
 IMBALANCE = 0.05
 
-IMAGES = (0, 2, 3, 1)
-
 
 @dataclass(frozen=True, eq=False)
 class _Plan:
@@ -55,13 +54,14 @@ class _Finder:
     ) -> None:
         self.graph = graph
         self.machine = machine
-        self.static = static
+        self.static = functools.cache(static)
         self.units = selection.units
         self.results = set(graph.results())
         self.params = set(graph.params)
         self.unit_of = {n: i for i, u in enumerate(self.units) for n in u.nodes}
         self.uses = graph.uses()
         self.forms = self._forms(selection)
+        self.local = functools.cache(self._local)  # asked again by each try to merge
 
     def _forms(self, selection: Selection) -> dict[int, Candidate]:
         """For each unit the candidate of its layers that computes rows; the chosen one if it does."""
@@ -84,7 +84,7 @@ class _Finder:
 
     def _is_image(self, v: Value) -> bool:
         t = self.static(v)
-        return t.rank == 4 and t.same_memory(IMAGES) and 0 not in t.shape
+        return t.rank == 4 and t.same_memory(channels_last(4)) and 0 not in t.shape
 
     def _height(self, v: Value) -> int:
         return int(self.static(v).shape[2])  # type: ignore[arg-type]
@@ -109,7 +109,7 @@ class _Finder:
         while merged:  # what cannot be one yet may be when layers between have joined
             merged = False
             for i, form in self.forms.items():
-                readers = self._local(form.outputs[0])
+                readers = self.local(form.outputs[0])
                 merged |= bool(readers) and self._merge(plans, (i, *readers))
         for v, nodes in self.uses.items():
             if v not in self.params and self._is_image(v):
@@ -153,7 +153,7 @@ class _Finder:
         stored = []
         for m, unit in enumerate(units):
             v = self.forms[unit].outputs[0]
-            readers = self._local(v)
+            readers = self.local(v)
             if readers and all(r in number for r in readers):
                 between[m] = v
                 read = []
@@ -192,25 +192,23 @@ class _Finder:
         weights = sum(f.weights for f in forms)
         images = int(self.static(self.forms[units[0]].outputs[0]).shape[0])  # type: ignore[arg-type]
         height = layers[-1].height
-        row_bytes = {m: self._row_bytes(v) for m, v in between.items()}
+        row_bytes = {m: row_bytes_of(self.static(v)) for m, v in between.items()}
+        again = sum(row_bytes[m] * windows[m].overlap for m in between)
         cores, cache = self.machine.cores, CACHE * self.machine.l2
         best: _Plan | None = None
         for per_core in STRIPS_PER_CORE:
             strips = min(height, -(-cores * per_core // images))
             tasks = strips * images
             compute = sum(
-                s * (layer.height + (strips - 1) * max(0, w.hi - w.lo + 1 - w.stride)) / layer.height
+                s * (layer.height + (strips - 1) * w.overlap) / layer.height
                 for s, layer, w in zip(seconds, layers, windows, strict=True)
             )
             compute *= -(-tasks // cores) * cores / tasks * (1 + IMBALANCE * cores / max(tasks, cores))
             for band in BANDS:
-                held = sum(
-                    row_bytes[m] * (windows[m].stride * (band - 1) + windows[m].hi - windows[m].lo + 1) for m in between
-                )
+                held = sum(row_bytes[m] * windows[m].size(band) for m in between)
                 if held + weights > cache:
                     break
                 bands = tasks * -(-height // (strips * band)) / cores
-                again = sum(row_bytes[m] * max(0, windows[m].hi - windows[m].lo + 1 - windows[m].stride) for m in between)
                 overhead = bands * (len(units) * CALL + (weights + 2 * again) / L2_BANDWIDTH)
                 total = LAUNCH + compute + overhead
                 if best is None or total < best.seconds:
@@ -218,10 +216,6 @@ class _Finder:
                 if band * strips >= height:
                     break
         return best
-
-    def _row_bytes(self, v: Value) -> int:
-        t = self.static(v)
-        return t.itemsize * int(t.shape[1]) * int(t.shape[3])  # type: ignore[arg-type]
 
     def unit(self, plan: _Plan) -> Unit:
         """The chain as one candidate."""

@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from nnaccel_core.ir import TensorType
+
 
 @dataclass(frozen=True)
 class Window:
@@ -19,6 +21,15 @@ class Window:
     stride: int = 1
     lo: int = 0
     hi: int = 0
+
+    @property
+    def overlap(self) -> int:
+        """Rows that two neighboring rows of the output both need."""
+        return max(0, self.size(1) - self.stride)
+
+    def size(self, count: int) -> int:
+        """Rows that ``count`` neighboring rows of the output need."""
+        return self.stride * (count - 1) + self.hi - self.lo + 1
 
     def before(self, other: Window) -> Window:
         """The rows of this one's input for an output of which ``other`` reads rows."""
@@ -54,6 +65,11 @@ class Schedule:
     rows: tuple[tuple[tuple[tuple[int, int], ...], ...], ...]
     first: tuple[tuple[tuple[int, ...], ...], ...]
     held: tuple[int, ...]
+
+
+def row_bytes_of(t: TensorType) -> int:
+    """Bytes of a row of a static image (N, C, H, W), channels last in memory."""
+    return t.itemsize * int(t.shape[1]) * int(t.shape[3])  # type: ignore[arg-type]
 
 
 def reach(layers: Sequence[Layer]) -> list[Window] | None:
@@ -110,4 +126,4 @@ def schedule(layers: Sequence[Layer], strips: int, band: int) -> Schedule:
     return Schedule(strips, bands, tuple(all_rows), tuple(all_first), tuple(held))
 
 
-__all__ = ["Layer", "Schedule", "Window", "reach", "schedule"]
+__all__ = ["Layer", "Schedule", "Window", "reach", "row_bytes_of", "schedule"]

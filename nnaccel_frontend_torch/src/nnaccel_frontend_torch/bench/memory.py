@@ -6,6 +6,7 @@ import weakref
 from typing import Any
 
 from nnaccel_core.ir import evaluate
+from nnaccel_core.plan import ChainStep
 from nnaccel_frontend_torch.bench.peers import Call, Job
 
 
@@ -94,8 +95,8 @@ def _bytes(built: Any, session: Any) -> tuple[int, int]:
 
 def _scratch(step: Any) -> int:
     """Bytes of tile memory that each thread needs for ``step``; what libraries allocate themselves is not known."""
-    if hasattr(step, "members"):
-        return int(step.held_bytes()) + max(map(_scratch, step.members))
+    if isinstance(step, ChainStep):
+        return step.held_bytes() + max(map(_scratch, step.members))
     own = getattr(getattr(step, "candidate", None), "impl", step)
     return int(getattr(own, "scratch", 0))
 

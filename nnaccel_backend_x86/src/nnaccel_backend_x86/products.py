@@ -146,7 +146,7 @@ def blocks(machine: Machine, pixels: int, columns: int, channels: int, taps: int
     Cores that share rows read all weights each, which come while they compute. Cores that share columns read all of the input
     each, half of it from another core's cache, and so does the layer behind, which goes by rows: only for many weights.
     """
-    if costs.is_small_product(machine, 2.0 * pixels * columns * channels * taps):
+    if costs.is_small_product(machine, 2.0 * pixels * columns * channels * taps, 4.0 * columns * channels * taps):
         return 1, 1
     most = max(SHORT_BLOCK, machine.l2 // 2 // (4 * channels))
     span = SPAN if machine.isa == "avx512" else PANEL

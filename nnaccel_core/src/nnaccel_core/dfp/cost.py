@@ -35,6 +35,9 @@ EFFICIENCY, PRODUCT_EFFICIENCY = 0.45, 0.25
 STRIDED = 8
 #: Times faster than memory: the last-level cache, and the level-2 caches.
 L3_SPEED, L2_SPEED = 2.0, 4.0
+#: Where only pieces of the contiguous axis let the rows that a window slides over stay in the level-1 cache: how many of the
+#: smallest pieces are tried, part of the arithmetic's time that is left, and how much longer it takes to read them from afar.
+PIECES, NEAR, IN_PIECES = (2, 1), 0.8, 1.15
 #: Part of a kernel's time lost when each core gets a single task: cores are never equally fast.
 IMBALANCE = 0.25
 #: Tile candidates looked at per plan, and tasks wanted per core.
@@ -237,11 +240,13 @@ def _plan(m: Model, dims: Sequence[int], machine: Machine) -> Plan:
         return Plan(tuple(1 for _ in extents), 0, 0, 0, 0, 0.0)
     per_core = machine.flops / machine.cores * m.efficiency * filled(m, extents, machine)
     best: Plan | None = None
-    for tiles in tile_candidates(extents, m.steps, TASKS_PER_CORE * machine.cores):
+    found = tile_candidates(extents, m.steps, TASKS_PER_CORE * machine.cores)
+    near = set(_in_pieces(m, dims, extents, found, machine))
+    for tiles in dict.fromkeys([*found, *near]):
         scratch, work, streamed, loaded, _ = m.tile(*dims, *tiles)
         tasks = _tasks(extents, tiles)
         waves = -(-tasks // machine.cores)
-        compute = waves * (work / per_core + TASK)
+        compute = waves * (work / per_core * (NEAR if tiles in near else 1.0) + TASK)
         again = max(0, streamed * tasks - moved)
         # Tasks that each stream more than the last-level cache holds find nothing of what the others read.
         traffic = slow + again / (machine.bandwidth * (L3_SPEED if streamed <= machine.l3 // 2 else 1))
@@ -251,6 +256,9 @@ def _plan(m: Model, dims: Sequence[int], machine: Machine) -> Plan:
         if streamed > machine.l2 and loaded > streamed:
             # Sums that read a tile several times over (a window's weights: once for each of its elements) find it gone each time.
             traffic += (loaded - streamed) * tasks / machine.bandwidth
+        if m.steps and m.steps[-1] > 1 and tiles[-1] < extents[-1]:
+            # Pieces of rows, half of them written by another core: no prefetcher follows.
+            traffic = IN_PIECES * max(traffic, moved / (machine.bandwidth * L3_SPEED))
         # One core alone gets about half of the memory's bandwidth.
         traffic *= max(1.0, min(machine.cores, 2) / min(tasks, 2))
         # More than about twice the wanted tasks even nothing out any further.
@@ -260,6 +268,28 @@ def _plan(m: Model, dims: Sequence[int], machine: Machine) -> Plan:
             best = Plan(tiles, tasks, scratch, moved + again, work * tasks, seconds)
     assert best is not None
     return best
+
+
+def _slides_far(m: Model, dims: Sequence[int], tiles: Sequence[int], machine: Machine) -> bool:
+    """Whether a window slides over more, within one row of a tile's results, than the level-1 cache holds."""
+    row = (t if step > 1 else 1 for t, step in zip(tiles, m.steps, strict=True))
+    *_, streamed, loaded, _ = m.tile(*dims, *row)
+    return loaded > streamed > machine.l1
+
+
+def _in_pieces(
+    m: Model, dims: Sequence[int], extents: Sequence[int], tiles: Sequence[tuple[int, ...]], machine: Machine
+) -> list[tuple[int, ...]]:
+    """``tiles`` with their contiguous axis cut, where only then the rows that a window slides over stay in the level-1 cache."""
+    if not _slides_far(m, dims, extents, machine):
+        return []
+    found = []
+    for pieces in PIECES:
+        for t in tiles:
+            cut = tuple(min(a, pieces * step) if step > 1 else a for a, step in zip(t, m.steps, strict=True))
+            if not _slides_far(m, dims, cut, machine):
+                found.append(cut)
+    return found
 
 
 def filled(m: Model, extents: Sequence[int], machine: Machine) -> float:

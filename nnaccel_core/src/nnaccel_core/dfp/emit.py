@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from nnaccel_core.dfp.nests import loads_of, replace_acc, transform
+from nnaccel_core.dfp.nests import loads_of, replace_acc, subexpressions, transform
 from nnaccel_core.dfp.pieces import Piece, pieces
 from nnaccel_core.dfp.scalars import Names, share, step_along
 from nnaccel_core.dfp.sweep import sweeps, swept
@@ -32,6 +32,7 @@ from nnaccel_core.loopir.grammar import (
     Loop,
     Nest,
     Scalar,
+    Select,
     Stmt,
     Store,
     Unary,
@@ -250,13 +251,42 @@ class NestEmitter:
         start = sym(f"{k}_u")
         points: list[dict[str, Dim]] = [{u: start + j} for j in range(width)]
         body = self._rows(partner, points)
+        enough: Scalar = Binary("ge", Index(hi - lo), Index(width))
         if partner == u:
             begin, end = self._interior(u, self.inside)
+            ends, reach = self._ends(u)
             fits = Binary("and", Binary("ge", Index(start), Index(begin)), Binary("le", Index(start + width), Index(end)))
-            body = [If(fits, tuple(body), tuple(self._rows(partner, points, columns=True)))]
+            body = [If(fits, tuple(body), tuple(self._rows(partner, points, ends=ends)))]
+            if reach is not None:
+                enough = Binary("and", enough, Binary("lt", Index(reach[0]), Index(reach[1])))
         blocks = Loop(k, 0, ceil_div(hi - lo, width), "serial", (Let(f"{k}_u", dim_min(lo + width * sym(k), hi - width)), *body))
         single = self.loop(u, self._rows(partner, [{}], whole=partner != u))
-        return [If(Binary("ge", Index(hi - lo), Index(width)), (blocks,), (single,))]
+        return [If(enough, (blocks,), (single,))]
+
+    def _ends(self, u: str) -> tuple[int, tuple[Dim, Dim] | None]:
+        """How many columns of the input at either end of a block may lie outside, and ``(column, extent)`` that has to hold for
+        those between to lie inside in every block: the last of them in the last block. None where it always holds; all columns
+        where it is not known."""
+        assert self.unrolled is not None
+        window = evaluate(self.extents[self.unrolled], {})
+        every = self.block * window
+        if len(self.inside) != 1:
+            return every, None
+        (bound,) = self.inside
+        split = linear(substitute(bound.index, self.units), u)
+        assert split is not None
+        step, rest = split
+        inner = linear(rest, self.unrolled)
+        assert inner is not None
+        if step < 1 or not isinstance(inner[1], int):
+            return every, None
+        columns = sorted({step * j + inner[0] * q + inner[1] for j in range(self.block) for q in range(window)})
+        outside = max(1, sum(c < 0 for c in columns))  # padding is mostly the same at both ends
+        if 2 * outside >= len(columns):
+            return every, None
+        last = step * (self.hi[u] - self.block) + columns[-1 - outside]
+        left = bound.extent - last
+        return outside, None if isinstance(left, int) and left > 0 else (last, bound.extent)
 
     def _unrolled_axis(self, outer: Sequence[str]) -> tuple[str | None, str | None]:
         """The window axis to unroll, and the output axis along which its bounds split interior from edges."""
@@ -295,17 +325,18 @@ class NestEmitter:
         assert end is not None
         return begin, end
 
-    def _rows(self, partner: str | None, points: list[dict[str, Dim]], whole: bool = True, columns: bool = False) -> list[Stmt]:
+    def _rows(self, partner: str | None, points: list[dict[str, Dim]], whole: bool = True, ends: int = 0) -> list[Stmt]:
         """The points, along the SIMD axis where that is an output axis; there, too, only the interior is unrolled.
 
         Args:
-            whole: the unrolled window lies inside, or is tested by ``columns``; else it is a loop with limits.
+            whole: the unrolled window lies inside, or is tested by ``ends``; else it is a loop with limits.
+            ends: how many columns of a block's input at either end are tested.
         """
         simd = self.simd
         if simd is None or self.lanes:
-            return self._points(points, whole, columns)
+            return self._points(points, whole, ends)
         if partner != simd:
-            return [self.loop(simd, self._points(points, whole, columns), "simd")]
+            return [self.loop(simd, self._points(points, whole, ends), "simd")]
         begin, end = self._interior(simd, self.inside)
         k = self.names.fresh("w")
         left, right, side = sym(f"{k}_l"), sym(f"{k}_r"), f"{k}_s"
@@ -320,7 +351,7 @@ class NestEmitter:
         middle = self.loop(simd, self._points(points, True), "simd", left, right)
         return [*lets, Loop(side, 0, 2, "serial", (edge,)), middle]
 
-    def _points(self, points: list[dict[str, Dim]], whole: bool, columns: bool = False) -> list[Stmt]:
+    def _points(self, points: list[dict[str, Dim]], whole: bool, ends: int = 0) -> list[Stmt]:
         """Reduce and store at ``points``."""
         nest, combine = self.nest, str(self.nest.combine)
         dtype = acc_dtype(nest)
@@ -331,7 +362,7 @@ class NestEmitter:
         space = "register" if blocked or not self.lanes else "lanes"
         accs = [Buffer(self.names.fresh("a"), (), wide, space) for _ in points]
         out = self._open(accs)
-        out += self._terms(points, accs, whole, columns, long if blocked else [])
+        out += self._terms(points, accs, whole, ends, long if blocked else [])
         for env, a in zip(points, accs, strict=True):
             value: Scalar = Load(a, ())
             if space == "lanes":
@@ -360,7 +391,7 @@ class NestEmitter:
         return lo, hi
 
     def _terms(
-        self, points: list[dict[str, Dim]], accs: list[Buffer], whole: bool, columns: bool, blocked: Sequence[str]
+        self, points: list[dict[str, Dim]], accs: list[Buffer], whole: bool, ends: int, blocked: Sequence[str]
     ) -> list[Stmt]:
         """The loops over reduced axes around the accumulation of terms; with ``blocked`` axes, by partial sums."""
         nest, combine = self.nest, str(self.nest.combine)
@@ -383,9 +414,11 @@ class NestEmitter:
                     break
         space = "lanes" if self.lanes else "register"
         sums = [Buffer(self.names.fresh("a"), (), acc_dtype(nest), space) for _ in accs] if blocked else accs
-        body: list[Stmt] = []
-        for tests, terms in self._columns(points, sums, unroll, self.inside if columns else ()):
-            body += self._guarded(tests, [s for at, a in terms for s in self._term(at, a, combine, left)])
+        body, held = self._held(points, unroll) if ends else ([], {})
+        columns = self._columns(points, sums, unroll)
+        for i, (column, terms) in enumerate(columns):
+            tests = column if i < ends or i >= len(columns) - ends else ()
+            body += self._guarded(tests, [s for at, a in terms for s in self._term(at, a, combine, left, held)])
 
         def close(inner: list[Stmt]) -> list[Stmt]:
             out = [*self._open(sums), *inner]
@@ -414,10 +447,29 @@ class NestEmitter:
                 body = [Loop(r, lo, hi, bind, tuple(body))]
         return body
 
+    def _held(self, points: Sequence[Mapping[str, Dim]], unroll: str | None) -> tuple[list[Stmt], dict[Scalar, Scalar]]:
+        """Statements that load what all points of a block share (a window's weights) into registers, since compilers do not move
+        loads out of tested columns; and the registers instead of these loads."""
+        body: list[Stmt] = []
+        held: dict[Scalar, Scalar] = {}
+        blocked = points[0].keys()
+        if unroll is None or any(isinstance(s, Select) for s in subexpressions(self.nest.body)):
+            return body, held  # an arm's loads may be out of range where it is not chosen
+        for q in range(evaluate(self.extents[unroll], {})):
+            for load in loads_of(self.nest.body):
+                if any(self.step(load, axis) != 0 for axis in blocked):
+                    continue
+                found = self.concrete(load, {unroll: q})
+                if found not in held:
+                    register = Buffer(self.names.fresh("x"), (), scalar_dtype(found), "register")
+                    body += [Alloc(register), Store(register, (), found)]
+                    held[found] = Load(register, ())
+        return body, held
+
     def _columns(
-        self, points: list[dict[str, Dim]], accs: list[Buffer], unroll: str | None, tested: Sequence[Bound]
+        self, points: list[dict[str, Dim]], accs: list[Buffer], unroll: str | None
     ) -> list[tuple[tuple[Bound, ...], list[tuple[dict[str, Dim], Buffer]]]]:
-        """The terms of a block with the unrolled window, together where they read one column of the input."""
+        """The terms of a block with the unrolled window, together where they read one column of the input; with its bounds."""
         if unroll is None:
             return [((), list(zip(points, accs, strict=True)))]
         found: dict[tuple[Dim, ...], tuple[tuple[Bound, ...], list[tuple[dict[str, Dim], Buffer]]]] = {}
@@ -426,8 +478,7 @@ class NestEmitter:
                 at: dict[str, Dim] = {**env, unroll: q}
                 moved = tuple(Bound(substitute(b.index, at), b.extent) for b in self.inside)
                 column = tuple(b.index for b in moved)
-                tests = moved if tested else ()
-                found.setdefault(column, (tests, []))[1].append((at, a))
+                found.setdefault(column, (moved, []))[1].append((at, a))
         # In ascending order: the distance of two columns is a constant.
         keys = list(found)
 
@@ -436,9 +487,13 @@ class NestEmitter:
 
         return [found[k] for k in sorted(keys, key=distance)]
 
-    def _term(self, env: Mapping[str, Dim], acc: Buffer, combine: str, bounds: Sequence[Bound]) -> list[Stmt]:
+    def _term(
+        self, env: Mapping[str, Dim], acc: Buffer, combine: str, bounds: Sequence[Bound], held: Mapping[Scalar, Scalar]
+    ) -> list[Stmt]:
         full = {**self.units, **env}
         term = self.concrete(self.nest.body, env)
+        if held:
+            term = transform(term, lambda d: d, lambda ld: held.get(ld, ld))
         if scalar_dtype(term) != acc.dtype:
             term = Cast(term, acc.dtype)
         pre, term = share(term, self.names)

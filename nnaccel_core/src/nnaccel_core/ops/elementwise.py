@@ -101,7 +101,8 @@ def _gelu_body(x: Scalar, attrs: Attrs) -> Scalar:
 
 
 def _hardsigmoid_body(x: Scalar) -> Scalar:
-    return Binary("div", clip_body(Binary("add", x, like(x, 3.0)), 0.0, 6.0), like(x, 6.0))
+    # Times 1/6, since vectors divide at a tenth of the speed; 6 * (1/6) is 1 in every type, so both ends stay exact.
+    return Binary("mul", clip_body(Binary("add", x, like(x, 3.0)), 0.0, 6.0), like(x, 1 / 6))
 
 
 def _softplus_body(x: Scalar, attrs: Attrs) -> Scalar:

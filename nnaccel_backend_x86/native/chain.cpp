@@ -9,6 +9,8 @@ namespace {
 
 // Most buffers that a member takes; the same as nnaccel_backend_x86.chain.MOST_BUFFERS.
 constexpr int64_t MOST_BUFFERS = 64;
+// Most integers of a member that computes all rows of a band in one call; the same as nnaccel_backend_x86.chain.MOST_DIMS.
+constexpr int64_t MOST_DIMS = 128;
 
 struct Head {
     int64_t members, locals, strips, bands;  // strips of an image, bands of a strip
@@ -20,6 +22,7 @@ struct Head {
 struct Member {
     int64_t kernel, buffers, buffers_at, dims_at;
     int64_t height, tasks;  // rows of an image of its output, and how many tasks one is
+    int64_t rows, dims;     // entry of its dims for the rows of a tile, of which the last entry is the first (-1: none); how many it has
 };
 
 // Rows of an intermediate that lie at `offset` bytes of scratch, dense.
@@ -67,9 +70,21 @@ void chain(void **buffers, const int64_t *dims, uint8_t *scratch, int64_t begin,
                     // Where the whole tensor would begin, so that a member finds its rows where they would be.
                     given[i] = scratch + locals[l].offset - (image * locals[l].height + first[l]) * locals[l].row_bytes;
                 }
-                const int64_t at = image * member.height;
-                reinterpret_cast<nnx_kernel>(member.kernel)(given, dims + member.dims_at, scratch + head.scratch_at,
-                                                            (at + rows[m].begin) * member.tasks, (at + rows[m].end) * member.tasks);
+                const auto kernel = reinterpret_cast<nnx_kernel>(member.kernel);
+                if (member.rows < 0) {
+                    const int64_t at = image * member.height;
+                    kernel(given, dims + member.dims_at, scratch + head.scratch_at, (at + rows[m].begin) * member.tasks,
+                           (at + rows[m].end) * member.tasks);
+                    continue;
+                }
+                // Tiles of as many rows as the band has, the image's first one at the band's first row.
+                int64_t own[MOST_DIMS];
+                const int64_t count = rows[m].end - rows[m].begin;
+                std::memcpy(own, dims + member.dims_at, size_t(member.dims) * sizeof *own);
+                own[member.rows] = count;
+                own[member.dims - 1] = rows[m].begin;
+                const int64_t at = image * ((member.height + count - 1) / count) * member.tasks;
+                kernel(given, own, scratch + head.scratch_at, at, at + member.tasks);
             }
         }
     }

@@ -14,7 +14,7 @@ enum { NNX_OK = 0, NNX_ERROR = 1, NNX_OUT_OF_MEMORY = 2 };
 
 // Raised when a signature below changes, the encoding of a description (descriptor.h), or the buffers, dims or scratch of a kernel
 // that comes with the library: whoever calls with the old meaning would corrupt memory. The loader refuses another number.
-#define NNX_ABI 3
+#define NNX_ABI 4
 
 // Runs tasks begin..end-1 of a generated kernel; scratch is this thread's tile memory, 64-byte aligned.
 typedef void (*nnx_kernel)(void **buffers, const int64_t *dims, uint8_t *scratch, int64_t begin, int64_t end);

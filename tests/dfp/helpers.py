@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -152,7 +153,33 @@ def check_tiles(
         tiles = list(itertools.product(*sizes_per_axis))[:: 5 if len(extents) > 1 else 1]
     for t in tiles:
         outs = [blank(v, env) for v in p.outputs]
-        interp.run(b.kernel, [*(known[p.inputs[i]] for i in b.used), *outs], (*sizes, *t))
+        interp.run(b.kernel, [*(known[p.inputs[i]] for i in b.used), *outs], (*sizes, *t, *first(b)))
         for v, got in zip(p.outputs, outs, strict=True):
             np.testing.assert_allclose(got, known[v], rtol=rtol, atol=1e-5, err_msg=f"{v} at tiles {t}")
+    if b.rows is not None and 0 not in extents:
+        check_bands(b, [known[p.inputs[i]] for i in b.used], known[p.outputs[0]], sizes, extents, rtol)
     return b
+
+
+def first(b: Built, row: int = 0) -> tuple[int, ...]:
+    """The last of a kernel's dims, where it can compute images from some row on."""
+    return () if b.rows is None else (row,)
+
+
+def check_bands(
+    b: Built, inputs: Sequence[Array], known: Array, sizes: Sequence[int], extents: Sequence[int], rtol: float
+) -> None:
+    """Compare the kernel of an image with its reference when it computes three rows at a time, from any row on."""
+    assert b.rows is not None
+    at = b.rows[0]
+    images, height = math.prod(extents[:at]), extents[at]
+    behind = [max(1, e - 1) for e in extents[at + 1 :]]
+    pieces = math.prod(-(-e // t) for e, t in zip(extents[at + 1 :], behind, strict=True))
+    out = np.full_like(known, np.nan)
+    for row in range(0, height, 3):
+        count = min(3, height - row)
+        dims = (*sizes, *[1] * at, count, *behind, *first(b, row))
+        for image in range(images):
+            task = image * -(-height // count) * pieces
+            interp.run(b.kernel, [*inputs, out], dims, range(task, task + pieces))
+    np.testing.assert_allclose(out, known, rtol=rtol, atol=1e-5, err_msg="in bands of three rows")

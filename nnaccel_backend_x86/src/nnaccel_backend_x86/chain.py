@@ -14,13 +14,18 @@ from nnaccel_core.select.schedule import row_bytes_of
 
 #: ``MOST_BUFFERS`` of ``native/chain.cpp``.
 MOST_BUFFERS = 64
+#: Most integers that a generated member takes; the same as there.
+MOST_DIMS = 128
 #: Entries of ``Head``, ``Member`` and ``Local`` there.
-HEAD, MEMBER, LOCAL = 8, 6, 4
+HEAD, MEMBER, LOCAL = 8, 8, 4
 
 
 @dataclass(frozen=True)
 class Member:
-    """A kernel of a chain: its address, what it is given, how many tasks a row of its output is, and its height."""
+    """A kernel of a chain: its address, what it is given, how many tasks a row of its output is, and its height.
+
+    ``rows``: the entry of ``dims`` for the rows of a tile, where one call computes all of a band (`KernelCall.rows`); else -1.
+    """
 
     address: int
     buffers: Sequence[BufferRef]
@@ -28,6 +33,7 @@ class Member:
     tasks: int
     height: int
     scratch: int
+    rows: int = -1
 
 
 def member(step: KernelStep | LibraryStep, images: int, kernel: int) -> Member:
@@ -47,7 +53,8 @@ def member(step: KernelStep | LibraryStep, images: int, kernel: int) -> Member:
     if len(bound.buffers) > MOST_BUFFERS:
         raise NnaccelError(f"{step.origin}: a member of a chain takes at most {MOST_BUFFERS} tensors, not {len(bound.buffers)}")
     height = sizes(out.type)[2]
-    return Member(address, bound.buffers, bound.dims, bound.tasks // (images * height), height, bound.scratch)
+    rows = step.rows if isinstance(step, KernelStep) and step.rows is not None and len(bound.dims) <= MOST_DIMS else -1
+    return Member(address, bound.buffers, bound.dims, bound.tasks // (images * height), height, bound.scratch, rows)
 
 
 def align(n: int) -> int:
@@ -77,6 +84,7 @@ def chain_call(step: ChainStep, members: Sequence[Member]) -> BoundCall:
             which.append(given.index(ref))
         buffers_at = end + len(tail)
         table += [kernel.address, len(which), buffers_at, buffers_at + len(which), kernel.height, kernel.tasks]
+        table += [kernel.rows, len(kernel.dims)]
         tail += [*which, *kernel.dims]
     offset = 0
     for m, t in step.locals.items():

@@ -25,7 +25,7 @@ LIBRARY_VARIABLE = "NNACCEL_X86_LIBRARY"
 ONEDNN_SONAME = "libdnnl.so.3"
 ONEDNN_INSTALL = "pip install onednn-cpu-gomp==2023.2.0"
 #: ``NNX_ABI`` of ``native/nnaccel_x86.h``: raised with every change of what a call means, not only of a signature.
-ABI = 3
+ABI = 4
 
 
 class Ref(Structure):

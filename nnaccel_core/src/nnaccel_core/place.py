@@ -298,7 +298,8 @@ class _Placer:
             if c.proposer == "core":
                 (call,) = c.impl.calls
                 args = tuple(map(self.ref, call.args))
-                members.append(KernelStep(call.source, args, call.dims, call.tasks, call.scratch, origin, c.seconds))
+                work = call.dims, call.tasks, call.scratch
+                members.append(KernelStep(call.source, args, *work, origin, c.seconds, rows=call.rows))
             else:
                 members.append(LibraryStep(c, self._operands(c), tuple(map(self.ref, c.outputs)), None, origin))
         return ChainStep(

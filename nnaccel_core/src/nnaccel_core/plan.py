@@ -37,7 +37,7 @@ class BufferRef:
 @dataclass(frozen=True)
 class KernelStep:
     """A generated kernel over ``tasks`` tasks. ``scratch``: bytes of tile memory per thread; on GPUs per task, which
-    ``threads`` threads share."""
+    ``threads`` threads share. ``rows``: see `nnaccel_core.dfp.group.KernelCall`."""
 
     source: Kernel | KernelSource
     buffers: tuple[BufferRef, ...]
@@ -47,6 +47,7 @@ class KernelStep:
     origin: str = ""
     seconds: float = 0.0
     threads: int = 0
+    rows: int | None = None
 
     @property
     def kernel(self) -> Kernel:

@@ -10,7 +10,18 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from nnaccel_core.dfp.cost import EFFICIENCY, PRODUCT_EFFICIENCY, Model, Plan, filled, memory_seconds, model, plan
+from nnaccel_core.dfp.cost import (
+    EFFICIENCY,
+    NEAR,
+    PRODUCT_EFFICIENCY,
+    Model,
+    Plan,
+    filled,
+    in_pieces,
+    memory_seconds,
+    model,
+    plan,
+)
 from nnaccel_core.dfp.group import General, Generated, KernelCall, Pattern, Reason, generalize
 from nnaccel_core.dfp.nests import lower
 from nnaccel_core.dfp.regions import Tiling, propagate, publish, tiling
@@ -150,8 +161,9 @@ def _build(p: Pattern, constants: Mapping[Value, Any], machine: Machine, digest:
     if on_gpu:
         gpu = Simt.of(name, digest, kernel_dims(work, grid), work, grid)
         return Built(name, cost, used, symbols, gpu.source(Shape()), lambda: stages, gpu)
-    source = KernelSource(name, digest, lambda: map_spmd(name, work, grid))
-    return Built(name, cost, used, symbols, source, lambda: stages, rows=image_rows(work, grid))
+    rows = image_rows(work, grid)
+    source = KernelSource(name, digest, lambda: map_spmd(name, work, grid, rows=rows and rows[0]))
+    return Built(name, cost, used, symbols, source, lambda: stages, rows=rows)
 
 
 def image_rows(staged: Staged, grid: Tiling) -> tuple[int, str] | None:
@@ -205,8 +217,8 @@ def _read(
         width, multiples = record["gpu"]
         gpu = Simt(name, digest, width, tuple(multiples), lambda: stages()[1:])
         return Built(name, cost, tuple(record["used"]), plain(record["symbols"]), gpu.source(Shape()), stages, gpu)
-    source = KernelSource(name, digest, lambda: map_spmd(name, *stages()[1:]))
     rows = record.get("rows")
+    source = KernelSource(name, digest, lambda: map_spmd(name, *stages()[1:], rows=rows and rows[0]))
     return Built(name, cost, tuple(record["used"]), plain(record["symbols"]), source, stages, rows=rows and (rows[0], rows[1]))
 
 
@@ -246,7 +258,7 @@ def candidate(s: Sized, group: str) -> Candidate:
     """The candidate that runs a planned group as one generated kernel."""
     p, built, chosen = s.pattern, s.built, s.plan
     inputs = tuple(p.inputs[i] for i in built.used)
-    dims = (*s.sizes, *chosen.tiles)
+    dims = (*s.sizes, *chosen.tiles, *([0] if built.rows is not None else []))
     source = built.source if built.gpu is None else built.gpu.source(built.gpu.shape(dims, chosen.block))
     call = KernelCall(source, (*inputs, *p.outputs), dims, chosen.tasks, chosen.scratch, chosen.threads)
     shape = "x".join(map(str, chosen.tiles))
@@ -265,7 +277,7 @@ def candidate(s: Sized, group: str) -> Candidate:
 
 
 def _by_rows(s: Sized, call: KernelCall) -> ByRows | None:
-    """The kernel with one row of an image for a task."""
+    """The kernel with some rows of an image for a tile."""
     if s.built.rows is None:
         return None
     at, model, machine = s.built.rows[0], s.built.model, s.machine
@@ -273,19 +285,29 @@ def _by_rows(s: Sized, call: KernelCall) -> ByRows | None:
     extents, nbytes = known[: model.axes], known[model.axes :]
     if 0 in extents:
         return None
-    tiles = tuple(1 if k <= at else e for k, e in enumerate(extents))
-    scratch, work, *_ = model.tile(*s.sizes, *tiles)
+    whole = tuple(1 if k <= at else e for k, e in enumerate(extents))
+    near = in_pieces(model, s.sizes, extents, [whole], machine)
+    tiles = near[0] if near else whole
+    _, work, *_ = model.tile(*s.sizes, *tiles)
     rows = math.prod(extents[: at + 1])
+    pieces = math.prod(-(-e // t) for e, t in zip(extents[at + 1 :], tiles[at + 1 :], strict=True))
     windows = tuple(Window(*w) if w else None for w in s.built.windows(*s.sizes))
-    compute = rows * work / (machine.flops * model.efficiency * filled(model, extents, machine))
+    compute = rows * pieces * work / (machine.flops * model.efficiency * filled(model, extents, machine))
+    if near:
+        compute *= NEAR
 
     def seconds(kept: Collection[Value]) -> float:
         moved = [n for v, n in zip(call.args, nbytes, strict=True) if v not in kept]
         return max(compute, memory_seconds(moved, machine))
 
     small = sum(n for n, w in zip(nbytes, windows, strict=False) if w is None)
-    made = KernelCall(call.source, call.args, (*s.sizes, *tiles), rows, scratch)
-    return ByRows(windows, 1, small, seconds, lambda most: Generated((made,)))
+
+    def impl(most: int) -> Generated:
+        scratch = model.tile(*s.sizes, *tiles[:at], most, *tiles[at + 1 :])[0]
+        dims = (*s.sizes, *tiles, 0)
+        return Generated((KernelCall(call.source, call.args, dims, rows * pieces, scratch, rows=len(s.sizes) + at),))
+
+    return ByRows(windows, pieces, small, seconds, impl)
 
 
 __all__ = ["Built", "Sized", "binding", "build", "candidate", "plan_group", "stage"]

@@ -241,7 +241,7 @@ def _plan(m: Model, dims: Sequence[int], machine: Machine) -> Plan:
     per_core = machine.flops / machine.cores * m.efficiency * filled(m, extents, machine)
     best: Plan | None = None
     found = tile_candidates(extents, m.steps, TASKS_PER_CORE * machine.cores)
-    near = set(_in_pieces(m, dims, extents, found, machine))
+    near = set(in_pieces(m, dims, extents, found, machine))
     for tiles in dict.fromkeys([*found, *near]):
         scratch, work, streamed, loaded, _ = m.tile(*dims, *tiles)
         tasks = _tasks(extents, tiles)
@@ -277,7 +277,7 @@ def _slides_far(m: Model, dims: Sequence[int], tiles: Sequence[int], machine: Ma
     return loaded > streamed > machine.l1
 
 
-def _in_pieces(
+def in_pieces(
     m: Model, dims: Sequence[int], extents: Sequence[int], tiles: Sequence[tuple[int, ...]], machine: Machine
 ) -> list[tuple[int, ...]]:
     """``tiles`` with their contiguous axis cut, where only then the rows that a window slides over stay in the level-1 cache."""

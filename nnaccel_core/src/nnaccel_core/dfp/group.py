@@ -46,6 +46,7 @@ class KernelCall:
         args: graph values in the order of ``kernel.buffers``; dims: integers in the order of ``kernel.dims``.
         tasks: size of the task grid (0: nothing to do); scratch: bytes of tile memory one thread needs.
         threads: on GPUs, the threads that share a task, and its tile memory.
+        rows: the entry of ``dims`` with the rows of an image that a tile has, where the last entry is the first of them.
     """
 
     source: KernelSource
@@ -54,6 +55,7 @@ class KernelCall:
     tasks: int
     scratch: int
     threads: int = 0
+    rows: int | None = None
 
     @property
     def kernel(self) -> Kernel:

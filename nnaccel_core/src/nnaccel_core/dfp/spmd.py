@@ -47,6 +47,10 @@ def _bounds(k: int, value: Value, region: Region, lets: list[Stmt]) -> tuple[tup
     return tuple(lo), tuple(hi)
 
 
+#: The dim of a kernel that says where its first row is.
+FIRST = "f0"
+
+
 @dataclass(frozen=True)
 class Work:
     """A nest and the region ``[lo, hi)`` of its output that a tile needs."""
@@ -60,10 +64,13 @@ class Work:
 Emit = Callable[[Sequence[Work], Mapping[Value, Place], Names], list[Stmt]]
 
 
-def map_nests(name: str, staged: Staged, tiling: Tiling, emit: Emit, bundles: Sequence[Sequence[int]] = ()) -> Kernel:
+def map_nests(
+    name: str, staged: Staged, tiling: Tiling, emit: Emit, bundles: Sequence[Sequence[int]] = (), rows: int | None = None
+) -> Kernel:
     """The kernel of a staged group: a task runs ``emit``'s statements of each nest over the region that its tile needs.
 
-    ``bundles``: the numbers of nests to emit together, in order of execution; one by one where not given.
+    ``bundles``: the numbers of nests to emit together, in order of execution; one by one where not given. ``rows``: a tile axis
+    whose tiles begin at `FIRST`, the last of the kernel's dims then, instead of at 0.
     """
     buffers: dict[Value, Place] = {}
     arguments: list[Buffer] = []
@@ -74,7 +81,7 @@ def map_nests(name: str, staged: Staged, tiling: Tiling, emit: Emit, bundles: Se
 
     body: list[Stmt] = []
     for k, extent in enumerate(tiling.extents):
-        body.append(Let(f"o{k}", sym(f"p{k}") * sym(f"t{k}")))
+        body.append(Let(f"o{k}", sym(f"p{k}") * sym(f"t{k}") + (sym(FIRST) if k == rows else 0)))
         body.append(Let(f"e{k}", dim_min(sym(f"o{k}") + sym(f"t{k}"), extent)))
     names = Names()
     for bundle in bundles or [(k,) for k in range(len(staged.nests))]:
@@ -92,20 +99,22 @@ def map_nests(name: str, staged: Staged, tiling: Tiling, emit: Emit, bundles: Se
         body += emit(works, buffers, names)
 
     tasks = tuple((f"p{k}", ceil_div(extent, sym(f"t{k}"))) for k, extent in enumerate(tiling.extents))
-    return Kernel(name, tuple(arguments), kernel_dims(staged, tiling), tasks, tuple(body), len(staged.outputs))
+    dims = kernel_dims(staged, tiling) if rows is None else (*kernel_dims(staged, tiling), FIRST)
+    return Kernel(name, tuple(arguments), dims, tasks, tuple(body), len(staged.outputs))
 
 
-def map_spmd(name: str, staged: Staged, tiling: Tiling, block: int = 7) -> Kernel:
+def map_spmd(name: str, staged: Staged, tiling: Tiling, block: int = 7, rows: int | None = None) -> Kernel:
     """The kernel of a staged group.
 
     Args:
         block: outputs computed at once along the axis next to the contiguous one.
+        rows: the tile axis of an image's rows, of which a caller may want those from `FIRST` on only.
     """
 
     def emit(works: Sequence[Work], buffers: Mapping[Value, Place], names: Names) -> list[Stmt]:
         return [s for w in works for s in NestEmitter(w.nest, buffers, w.lo, w.hi, names, block).emit()]
 
-    return map_nests(name, staged, tiling, emit)
+    return map_nests(name, staged, tiling, emit, rows=rows)
 
 
 def kernel_dims(staged: Staged, tiling: Tiling) -> tuple[str, ...]:
@@ -141,4 +150,4 @@ def scratch_sizes(staged: Staged, regions: Mapping[Value, Region]) -> list[tuple
     return [(v, _tile_sizes(v, regions[v])) for v in tiles]
 
 
-__all__ = ["Work", "kernel_dims", "map_spmd", "scratch_sizes"]
+__all__ = ["FIRST", "Work", "kernel_dims", "map_spmd", "scratch_sizes"]

@@ -15,9 +15,17 @@ TARGET inline __attribute__((always_inline)) VEC load(const float *p) {
 
 TARGET inline __attribute__((always_inline)) void store(float *p, VEC v) { __builtin_memcpy(p, &v, sizeof v); }
 
-// Both keep NaN of x: a comparison with NaN is false.
-TARGET inline __attribute__((always_inline)) VEC at_least(VEC x, VEC low) { return x < low ? low : x; }
-TARGET inline __attribute__((always_inline)) VEC at_most(VEC x, VEC high) { return x > high ? high : x; }
+// Both keep NaN of x: the instructions return their second operand where one is NaN. GCC makes two of a comparison and a choice.
+#if WIDTH == 16
+TARGET inline __attribute__((always_inline)) VEC at_least(VEC x, VEC low) { return _mm512_max_ps(low, x); }
+TARGET inline __attribute__((always_inline)) VEC at_most(VEC x, VEC high) { return _mm512_min_ps(high, x); }
+#elif WIDTH == 8
+TARGET inline __attribute__((always_inline)) VEC at_least(VEC x, VEC low) { return _mm256_max_ps(low, x); }
+TARGET inline __attribute__((always_inline)) VEC at_most(VEC x, VEC high) { return _mm256_min_ps(high, x); }
+#else
+TARGET inline __attribute__((always_inline)) VEC at_least(VEC x, VEC low) { return _mm_max_ps(low, x); }
+TARGET inline __attribute__((always_inline)) VEC at_most(VEC x, VEC high) { return _mm_min_ps(high, x); }
+#endif
 
 // exp(x) to about 2 ulp: 2^n * p(r) with x = n ln 2 + r, |r| <= ln 2 / 2, p the Taylor polynomial of degree 7.
 // Beyond float32's range: infinity, and the smallest normal number.

@@ -22,6 +22,18 @@ def test_depthwise(k: int, s: int, last: bool) -> None:
     check_tiles(net.graph(y), {"n": 2}, None if k == 3 else [(1, 2, 3), (1, 8, 3), (2, 3, 2)])
 
 
+@pytest.mark.parametrize("pads", [(0, 1), (1, 0), (2, 2), (0, 0), (3, 1)])
+@pytest.mark.parametrize(("s", "d"), [(1, 1), (2, 1), (1, 2)])
+def test_padding_at_the_ends_of_blocks(pads: tuple[int, int], s: int, d: int) -> None:
+    """Blocks of seven outputs, one and two of them, and too few outputs for a block, with unequal padding."""
+    for width in (6, 9, 16, 22):
+        net = Net()
+        x, w = net.input("n", 3, 4, width), net.param(3, 1, 3, 3)
+        attrs = {"stride": (1, s), "padding": ((1, 1), pads), "dilation": (1, d), "groups": 3}
+        y = net.relu6(net.op("conv", x, w, **attrs))
+        check_tiles(net.graph(y), {"n": 2}, [(1, 2, 3), (2, 4, 2)])
+
+
 def test_depthwise_residual_with_halo() -> None:
     net = Net()
     x = net.input("n", 3, 7, 6)

@@ -11,12 +11,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from nnaccel_core.dfp.emit import WINDOW
 from nnaccel_core.dfp.nests import is_piece, loads_of, scalar_cost, subexpressions
 from nnaccel_core.dfp.regions import Region, Tiling, physical_axes
 from nnaccel_core.dfp.scalars import step_along
 from nnaccel_core.dfp.spmd import kernel_dims, scratch_sizes
 from nnaccel_core.dfp.storage import Staged
+from nnaccel_core.dfp.window import WINDOW
 from nnaccel_core.ir import Dim, Value, ceil_div, dim_max, dim_min, product, sym
 from nnaccel_core.ir.types import ITEMSIZE
 from nnaccel_core.loopir.grammar import Binary, Nest, Select

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from nnaccel_core.dfp.nests import loads_of, replace_acc, subexpressions, transform
+from nnaccel_core.dfp.nests import loads_of, replace_acc, transform
 from nnaccel_core.dfp.pieces import Piece, pieces
 from nnaccel_core.dfp.scalars import Names, share, step_along
 from nnaccel_core.dfp.sweep import sweeps, swept
-from nnaccel_core.ir import Dim, Value, ceil_div, dim_max, dim_min, evaluate, free_symbols, substitute, sym
+from nnaccel_core.dfp.window import WINDOW, ceil_quotient, columns, held_loads, interior, tested_columns, unrolled_axis
+from nnaccel_core.ir import Dim, Value, ceil_div, dim_max, dim_min, free_symbols, substitute, sym
 from nnaccel_core.ir.dims import linear
 from nnaccel_core.ir.types import Layout
 from nnaccel_core.loopir.grammar import (
@@ -32,7 +33,6 @@ from nnaccel_core.loopir.grammar import (
     Loop,
     Nest,
     Scalar,
-    Select,
     Stmt,
     Store,
     Unary,
@@ -41,8 +41,6 @@ from nnaccel_core.loopir.grammar import (
 from nnaccel_core.loopir.nests import acc_dtype
 from nnaccel_core.loopir.numeric import identity
 
-#: Reduced axes of at most this constant extent are windows: the innermost one is unrolled.
-WINDOW = 7
 #: Sums over an axis of unknown length are taken in blocks of this many terms (over all lanes: the second number), so
 #: that rounding errors stay small.
 SUM_BLOCK, LANE_BLOCK = 64, 1024
@@ -66,10 +64,6 @@ class Place:
         """Element strides along the value's axes."""
         found = self.buffer.element_strides()
         return found if self.order is None else tuple(found[self.order.index(a)] for a in range(len(found)))
-
-
-def _ceil(a: Dim, c: int) -> Dim:
-    return a if c == 1 else ceil_div(a, c)
 
 
 class NestEmitter:
@@ -215,7 +209,7 @@ class NestEmitter:
         nest, simd = self.nest, self.simd
         self.lanes = simd is not None and simd in self.extents
         outer = [a for a in self.order if a != simd]
-        self.unrolled, partner = self._unrolled_axis(outer)
+        self.unrolled, partner = unrolled_axis(self, outer)
         self.edges = partner is not None and partner == simd
         self.inside = tuple(b for b in nest.where if self.unrolled in free_symbols(b.index)) if self.unrolled else ()
         usual = self._reduced(outer, partner)
@@ -253,77 +247,15 @@ class NestEmitter:
         body = self._rows(partner, points)
         enough: Scalar = Binary("ge", Index(hi - lo), Index(width))
         if partner == u:
-            begin, end = self._interior(u, self.inside)
-            ends, reach = self._ends(u)
+            begin, end = interior(self, u)
+            tested, reach = tested_columns(self, u)
             fits = Binary("and", Binary("ge", Index(start), Index(begin)), Binary("le", Index(start + width), Index(end)))
-            body = [If(fits, tuple(body), tuple(self._rows(partner, points, ends=ends)))]
+            body = [If(fits, tuple(body), tuple(self._rows(partner, points, ends=tested)))]
             if reach is not None:
                 enough = Binary("and", enough, Binary("lt", Index(reach[0]), Index(reach[1])))
         blocks = Loop(k, 0, ceil_div(hi - lo, width), "serial", (Let(f"{k}_u", dim_min(lo + width * sym(k), hi - width)), *body))
         single = self.loop(u, self._rows(partner, [{}], whole=partner != u))
         return [If(enough, (blocks,), (single,))]
-
-    def _ends(self, u: str) -> tuple[int, tuple[Dim, Dim] | None]:
-        """How many columns of the input at either end of a block may lie outside, and ``(column, extent)`` that has to hold for
-        those between to lie inside in every block: the last of them in the last block. None where it always holds; all columns
-        where it is not known."""
-        assert self.unrolled is not None
-        window = evaluate(self.extents[self.unrolled], {})
-        every = self.block * window
-        if len(self.inside) != 1:
-            return every, None
-        (bound,) = self.inside
-        split = linear(substitute(bound.index, self.units), u)
-        assert split is not None
-        step, rest = split
-        inner = linear(rest, self.unrolled)
-        assert inner is not None
-        if step < 1 or not isinstance(inner[1], int):
-            return every, None
-        columns = sorted({step * j + inner[0] * q + inner[1] for j in range(self.block) for q in range(window)})
-        outside = max(1, sum(c < 0 for c in columns))  # padding is mostly the same at both ends
-        if 2 * outside >= len(columns):
-            return every, None
-        last = step * (self.hi[u] - self.block) + columns[-1 - outside]
-        left = bound.extent - last
-        return outside, None if isinstance(left, int) and left > 0 else (last, bound.extent)
-
-    def _unrolled_axis(self, outer: Sequence[str]) -> tuple[str | None, str | None]:
-        """The window axis to unroll, and the output axis along which its bounds split interior from edges."""
-        for name, extent in reversed(self.nest.reduce):
-            if not isinstance(extent, int) or extent > WINDOW:
-                continue
-            bounds = [b for b in self.nest.where if name in free_symbols(b.index)]
-            partners = {a for b in bounds for a in free_symbols(b.index) & set(self.order)}
-            others = {r for b in bounds for r in free_symbols(b.index) & self.extents.keys()} - {name}
-            straight = all(linear(b.index, x) is not None for b in bounds for x in (name, *partners))
-            if not bounds:
-                return name, None
-            if len(partners) == 1 and not others and straight:
-                (partner,) = partners
-                if partner == self.simd or (outer and partner == outer[-1]):
-                    return name, partner
-        return None, None
-
-    def _interior(self, axis: str, bounds: Sequence[Bound]) -> tuple[Dim, Dim]:
-        """Where along ``axis`` all of the unrolled window lies within ``bounds``."""
-        assert self.unrolled is not None
-        reach = self.extents[self.unrolled] - 1
-        begin: Dim = 0
-        end: Dim | None = None
-        for b in bounds:
-            split = linear(b.index, axis)
-            assert split is not None
-            c, rest = split
-            window = linear(rest, self.unrolled)
-            assert window is not None
-            d, base = window
-            begin = dim_max(begin, _ceil(-base, c))
-            last = b.extent - 1 - base - d * reach
-            limit = (last if c == 1 else last // c) + 1
-            end = limit if end is None else dim_min(end, limit)
-        assert end is not None
-        return begin, end
 
     def _rows(self, partner: str | None, points: list[dict[str, Dim]], whole: bool = True, ends: int = 0) -> list[Stmt]:
         """The points, along the SIMD axis where that is an output axis; there, too, only the interior is unrolled.
@@ -337,7 +269,7 @@ class NestEmitter:
             return self._points(points, whole, ends)
         if partner != simd:
             return [self.loop(simd, self._points(points, whole, ends), "simd")]
-        begin, end = self._interior(simd, self.inside)
+        begin, end = interior(self, simd)
         k = self.names.fresh("w")
         left, right, side = sym(f"{k}_l"), sym(f"{k}_r"), f"{k}_s"
         s = sym(side)
@@ -386,8 +318,8 @@ class NestEmitter:
             split = linear(substitute(b.index, {**self.units, **env}), axis)
             assert split is not None
             c, base = split
-            lo = dim_max(lo, _ceil(-base, c))
-            hi = dim_min(hi, _ceil(b.extent - base, c))
+            lo = dim_max(lo, ceil_quotient(-base, c))
+            hi = dim_min(hi, ceil_quotient(b.extent - base, c))
         return lo, hi
 
     def _terms(
@@ -414,10 +346,10 @@ class NestEmitter:
                     break
         space = "lanes" if self.lanes else "register"
         sums = [Buffer(self.names.fresh("a"), (), acc_dtype(nest), space) for _ in accs] if blocked else accs
-        body, held = self._held(points, unroll) if ends else ([], {})
-        columns = self._columns(points, sums, unroll)
-        for i, (column, terms) in enumerate(columns):
-            tests = column if i < ends or i >= len(columns) - ends else ()
+        body, held = held_loads(self, points, unroll) if ends else ([], {})
+        found = columns(self, points, sums, unroll)
+        for i, (column, terms) in enumerate(found):
+            tests = column if i < ends or i >= len(found) - ends else ()
             body += self._guarded(tests, [s for at, a in terms for s in self._term(at, a, combine, left, held)])
 
         def close(inner: list[Stmt]) -> list[Stmt]:
@@ -446,46 +378,6 @@ class NestEmitter:
             else:
                 body = [Loop(r, lo, hi, bind, tuple(body))]
         return body
-
-    def _held(self, points: Sequence[Mapping[str, Dim]], unroll: str | None) -> tuple[list[Stmt], dict[Scalar, Scalar]]:
-        """Statements that load what all points of a block share (a window's weights) into registers, since compilers do not move
-        loads out of tested columns; and the registers instead of these loads."""
-        body: list[Stmt] = []
-        held: dict[Scalar, Scalar] = {}
-        blocked = points[0].keys()
-        if unroll is None or any(isinstance(s, Select) for s in subexpressions(self.nest.body)):
-            return body, held  # an arm's loads may be out of range where it is not chosen
-        for q in range(evaluate(self.extents[unroll], {})):
-            for load in loads_of(self.nest.body):
-                if any(self.step(load, axis) != 0 for axis in blocked):
-                    continue
-                found = self.concrete(load, {unroll: q})
-                if found not in held:
-                    register = Buffer(self.names.fresh("x"), (), scalar_dtype(found), "register")
-                    body += [Alloc(register), Store(register, (), found)]
-                    held[found] = Load(register, ())
-        return body, held
-
-    def _columns(
-        self, points: list[dict[str, Dim]], accs: list[Buffer], unroll: str | None
-    ) -> list[tuple[tuple[Bound, ...], list[tuple[dict[str, Dim], Buffer]]]]:
-        """The terms of a block with the unrolled window, together where they read one column of the input; with its bounds."""
-        if unroll is None:
-            return [((), list(zip(points, accs, strict=True)))]
-        found: dict[tuple[Dim, ...], tuple[tuple[Bound, ...], list[tuple[dict[str, Dim], Buffer]]]] = {}
-        for q in range(evaluate(self.extents[unroll], {})):
-            for env, a in zip(points, accs, strict=True):
-                at: dict[str, Dim] = {**env, unroll: q}
-                moved = tuple(Bound(substitute(b.index, at), b.extent) for b in self.inside)
-                column = tuple(b.index for b in moved)
-                found.setdefault(column, (moved, []))[1].append((at, a))
-        # In ascending order: the distance of two columns is a constant.
-        keys = list(found)
-
-        def distance(key: tuple[Dim, ...]) -> tuple[int, ...]:
-            return tuple(evaluate(c - f, {}) for c, f in zip(key, keys[0], strict=True))
-
-        return [found[k] for k in sorted(keys, key=distance)]
 
     def _term(
         self, env: Mapping[str, Dim], acc: Buffer, combine: str, bounds: Sequence[Bound], held: Mapping[Scalar, Scalar]

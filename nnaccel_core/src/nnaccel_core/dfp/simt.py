@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from nnaccel_core.dfp.emit import WINDOW, NestEmitter, Place
+from nnaccel_core.dfp.emit import NestEmitter, Place
 from nnaccel_core.dfp.group import MANY_OPERANDS
 from nnaccel_core.dfp.nests import is_piece, nest_loads, subexpressions
 from nnaccel_core.dfp.regions import Region, Tiling, physical_axes
@@ -20,6 +20,7 @@ from nnaccel_core.dfp.simt_bundle import bundles, emit_bundle
 from nnaccel_core.dfp.simt_stencil import StencilEmitter, conditional_loads, flat
 from nnaccel_core.dfp.spmd import Work, kernel_dims, map_nests
 from nnaccel_core.dfp.storage import Staged
+from nnaccel_core.dfp.window import WINDOW
 from nnaccel_core.ir import Dim, TensorType, Value, dim_max, dim_min, free_symbols, sym
 from nnaccel_core.ir.dims import linear
 from nnaccel_core.ir.types import ITEMSIZE

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from nnaccel_core.dfp.emit import WINDOW, Place
+from nnaccel_core.dfp.emit import Place
 from nnaccel_core.dfp.nests import loads_of, nest_loads, replace_acc
 from nnaccel_core.dfp.regions import Region
 from nnaccel_core.dfp.scalars import Names, share
 from nnaccel_core.dfp.simt_stencil import Loaded, StencilEmitter, conditional_loads
 from nnaccel_core.dfp.spmd import Work
 from nnaccel_core.dfp.storage import Staged
+from nnaccel_core.dfp.window import WINDOW
 from nnaccel_core.ir import Dim, Value, sym
 from nnaccel_core.ir.dims import linear
 from nnaccel_core.loopir.grammar import Acc, Accumulate, Alloc, Cast, Const, Load, Loop, Nest, Stmt, Store, scalar_dtype

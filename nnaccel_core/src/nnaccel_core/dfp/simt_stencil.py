@@ -10,9 +10,10 @@ from __future__ import annotations
 import itertools
 from collections.abc import Collection, Mapping, Sequence
 
-from nnaccel_core.dfp.emit import WINDOW, NestEmitter, Place
+from nnaccel_core.dfp.emit import NestEmitter, Place
 from nnaccel_core.dfp.nests import loads_of, replace_acc, subexpressions
 from nnaccel_core.dfp.scalars import Names, share
+from nnaccel_core.dfp.window import WINDOW
 from nnaccel_core.ir import Dim, Value, ceil_div, dim_min, free_symbols, substitute, sym
 from nnaccel_core.ir.dims import linear
 from nnaccel_core.loopir.divisors import divisor

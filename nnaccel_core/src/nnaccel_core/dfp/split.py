@@ -10,9 +10,9 @@ from collections.abc import Collection
 from dataclasses import replace
 from functools import partial
 
-from nnaccel_core.dfp.emit import WINDOW
 from nnaccel_core.dfp.nests import loads_of, transform
 from nnaccel_core.dfp.storage import Staged
+from nnaccel_core.dfp.window import WINDOW
 from nnaccel_core.ir import Dim, TensorType, Value, ceil_div, free_symbols, product, substitute, sym
 from nnaccel_core.loopir.grammar import Bound, Load, Nest
 from nnaccel_core.loopir.nests import acc_dtype

@@ -168,13 +168,18 @@ def own_product_seconds(
     compute = flops / (machine.flops * BOOST * efficiency)
     compute += prepared * PROLOGUE_ELEMENT / machine.cores
     memory = traffic_seconds(machine, read + written + residual + 4 * taps * channels * columns)
-    memory *= min(machine.cores, 2) / min(tasks, machine.cores, 2)  # one core alone gets about half of what there is
+    memory *= alone(machine, tasks)
     return (OWN_LAUNCH if tasks > 1 else SERIAL_LAUNCH) + max(compute, memory) + 0.25 * min(compute, memory)
+
+
+def alone(machine: Machine, tasks: int) -> float:
+    """How much longer traffic takes for ``tasks`` of one step: one core alone gets about half of the bandwidth."""
+    return min(machine.cores, 2) / min(tasks, machine.cores, 2)
 
 
 def is_small_product(machine: Machine, flops: float, weights: float) -> bool:
     """Whether one core is done with a product before others would have begun; ``weights``: their bytes, which it reads alone."""
-    reading = weights / (machine.bandwidth / min(machine.cores, 2) * CACHE_SPEEDUP)
+    reading = traffic_seconds(machine, weights) * alone(machine, 1)
     return max(flops / (machine.flops / machine.cores * OWN), reading) < WORTH_WAKING
 
 

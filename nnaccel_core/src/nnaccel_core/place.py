@@ -298,8 +298,8 @@ class _Placer:
             if c.proposer == "core":
                 (call,) = c.impl.calls
                 args = tuple(map(self.ref, call.args))
-                work = call.dims, call.tasks, call.scratch
-                members.append(KernelStep(call.source, args, *work, origin, c.seconds, rows=call.rows))
+                step = KernelStep(call.source, args, call.dims, call.tasks, call.scratch, origin, c.seconds, rows=call.rows)
+                members.append(step)
             else:
                 members.append(LibraryStep(c, self._operands(c), tuple(map(self.ref, c.outputs)), None, origin))
         return ChainStep(

@@ -241,7 +241,7 @@ def _plan(m: Model, dims: Sequence[int], machine: Machine) -> Plan:
     per_core = machine.flops / machine.cores * m.efficiency * filled(m, extents, machine)
     best: Plan | None = None
     found = tile_candidates(extents, m.steps, TASKS_PER_CORE * machine.cores)
-    near = set(in_pieces(m, dims, extents, found, machine))
+    near = dict.fromkeys(in_pieces(m, dims, extents, found, machine))
     for tiles in dict.fromkeys([*found, *near]):
         scratch, work, streamed, loaded, _ = m.tile(*dims, *tiles)
         tasks = _tasks(extents, tiles)
@@ -283,12 +283,11 @@ def in_pieces(
     """``tiles`` with their contiguous axis cut, where only then the rows that a window slides over stay in the level-1 cache."""
     if not _slides_far(m, dims, extents, machine):
         return []
-    found = []
+    found: list[tuple[int, ...]] = []
     for pieces in PIECES:
-        for t in tiles:
-            cut = tuple(min(a, pieces * step) if step > 1 else a for a, step in zip(t, m.steps, strict=True))
-            if not _slides_far(m, dims, cut, machine):
-                found.append(cut)
+        most = tuple(pieces * step if step > 1 else e for e, step in zip(extents, m.steps, strict=True))
+        if not _slides_far(m, dims, tuple(map(min, most, extents)), machine):
+            found += [tuple(map(min, most, t)) for t in tiles]
     return found
 
 
